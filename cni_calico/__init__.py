@@ -1,0 +1,1 @@
+"""The CNI plugin `calico`, exec'd by a container runtime once per pod and verb."""

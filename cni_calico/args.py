@@ -1,0 +1,158 @@
+"""What a runtime passes besides the configuration, checked: identifiers, CNI_ARGS, and the names made from them. Pure.
+
+Rules are the CNI spec's (1.1.0, "Parameters") and libcni's (pkg/utils); every verb applies them, because libcni itself
+does so on ADD only, and the values become file names, keys and interface names.
+"""
+
+from __future__ import annotations
+
+import re
+
+from cni_calico.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+from datastore.frozen import frozen
+from ipam.handle import Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+try:
+    from _sha1 import sha1  # type: ignore[import-not-found]  # hashlib adds 4.5 ms: it loads OpenSSL
+except ImportError:
+    from hashlib import sha1
+
+IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+LONGEST_IDENTITY = 230  # bytes of network and container id; with the interface they fit a link alias (IFALIASZ 256)
+KNOWN_ARGS = frozenset(
+    ("IgnoreUnknown", "IP", "MAC", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID")
+)
+TRUTH = {"1": True, "true": True, "True": True, "0": False, "false": False, "False": False}
+VETH_PREFIX = "cali"  # Calico: FELIX_INTERFACEPREFIX
+
+
+@frozen
+class Attachment:
+    """What all state is keyed by: this interface of this container on this network (CNI spec 0.4.0, "DEL")."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    @property
+    def handle_id(self) -> str:
+        """The IPAM handle, as Calico names it."""
+        return f"{self.network}.{self.container_id}"
+
+    @property
+    def host_ifname(self) -> str:
+        """Name of the host's end: `cali` and 11 hex digits.
+
+        They are of the whole identity, because ids may begin alike (cnitool's do) and a container may have several
+        interfaces.
+        """
+        identity = "\0".join((self.network, self.container_id, self.ifname)).encode()
+        digest: str = sha1(identity, usedforsecurity=False).hexdigest()
+        return VETH_PREFIX + digest[:11]
+
+    @property
+    def alias(self) -> str:
+        """The identity as stored in the host end's link alias, for finding owners from the kernel alone."""
+        return f"calico:{self.network}:{self.container_id}:{self.ifname}"
+
+    def owner(self, attributes: Mapping[str, str]) -> Owner:
+        """Return the owner of this attachment's addresses, with what else is known of it."""
+        identity = {"network": self.network, "container": self.container_id, "interface": self.ifname}
+        return Owner(self.handle_id, {**attributes, **identity})
+
+
+def attachment_of_alias(alias: str) -> Attachment | None:
+    """Return the identity in a link alias, or None when the alias is not one of ours."""
+    mark, *identity = alias.split(":")
+    return Attachment(*identity) if mark == "calico" and len(identity) == 3 else None
+
+
+@frozen
+class Args:
+    """CNI_ARGS: the pod's name where the runtime tells it, and an address or MAC asked for."""
+
+    pod: str = ""
+    namespace: str = ""
+    ip: str = ""
+    mac: str = ""
+
+
+def parse_args(text: str, strict: bool) -> Args:
+    """Return CNI_ARGS (`K=V;K=V`). What cannot be understood is an error when strict, else left out."""
+    pairs = [part.partition("=") for part in text.split(";") if part]
+    values = {key: value for key, equals, value in pairs if equals}
+    if strict:
+        _check_args(text, values, all(equals for _, equals, _ in pairs))
+    return Args(
+        pod=values.get("K8S_POD_NAME", ""),
+        namespace=values.get("K8S_POD_NAMESPACE", ""),
+        ip=values.get("IP", ""),
+        mac=values.get("MAC", ""),
+    )
+
+
+def _check_args(text: str, values: Mapping[str, str], paired: bool) -> None:
+    if not paired:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS {text!r} is not of the form KEY=VALUE;KEY=VALUE")
+    ignore = values.get("IgnoreUnknown", "0")
+    if ignore not in TRUTH:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: IgnoreUnknown={ignore!r} is neither true nor false")
+    unknown = sorted(values.keys() - KNOWN_ARGS)
+    if unknown and not TRUTH[ignore]:
+        raise CniError(
+            INVALID_ENVIRONMENT, f"CNI_ARGS has unknown keys {', '.join(unknown)}; IgnoreUnknown=1 would let them pass"
+        )
+
+
+def check_network(name: object) -> str:
+    """Return the network's name; raises CniError 7."""
+    if not isinstance(name, str) or not IDENTIFIER.fullmatch(name) or len(name) > LONGEST_IDENTITY:
+        raise CniError(
+            INVALID_CONFIG,
+            f"network name {name!r} is missing or invalid: it must begin with a letter or digit, go on with letters, "
+            f"digits, '_', '.', '-', and have at most {LONGEST_IDENTITY} characters",
+        )
+    return name
+
+
+def check_container_id(container_id: str, network: str) -> str:
+    """Return the container id; raises CniError 4."""
+    if not IDENTIFIER.fullmatch(container_id):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            "CNI_CONTAINERID is invalid: it must begin with a letter or digit and go on with letters, digits, "
+            "'_', '.', '-'",
+            container_id,
+        )
+    if len(network) + len(container_id) > LONGEST_IDENTITY:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_CONTAINERID is too long: with the network's name it may have {LONGEST_IDENTITY} characters",
+            container_id,
+        )
+    return container_id
+
+
+def check_ifname(ifname: str) -> str:
+    """Return the interface name if the kernel would take it (dev_valid_name); raises CniError 4."""
+    raw = ifname.encode(errors="surrogateescape")
+    if not 1 <= len(raw) <= 15 or ifname in (".", "..") or any(c in "/:" or c.isspace() or c == "\0" for c in ifname):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_IFNAME {ifname!r} is invalid: 1 to 15 bytes, no '/', ':' or white space, not '.' or '..'",
+            ifname,
+        )
+    return ifname
+
+
+def parse_mac(text: str, where: str) -> bytes:
+    """Return the six bytes of a unicast MAC address; raises CniError 7."""
+    if re.fullmatch(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}", text):
+        mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
+        if not mac[0] & 1 and any(mac):
+            return mac
+    raise CniError(INVALID_CONFIG, f"{where} {text!r} is not a unicast MAC address like 02:00:5e:10:00:01")

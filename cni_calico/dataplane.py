@@ -1,0 +1,331 @@
+"""Wiring one pod, taking the wire away, and looking whether it is as it was made. Calico's layout (felix, cni-plugin):
+
+    pod: eth0 has the address as /32, a route to 169.254.1.1 and the default route through it. Nobody owns that
+    address; a permanent neighbour entry gives it the host end's MAC, so it works without ARP (and on a host without
+    any default route, where proxy ARP would not answer for it).
+    host: cali… has MAC ee:ee:ee:ee:ee:ee, a route and a permanent neighbour entry for the pod's address.
+
+For IPv6 the host end's link-local address takes the place of 169.254.1.1.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from errno import EEXIST
+
+from cni_calico import netns, rtmsg, sysctl
+from cni_calico.errors import ALREADY_ATTACHED, DRIFT, KERNEL, CniError, reason
+from cni_calico.netlink import Socket, kernel_error
+from cni_calico.rtmsg import Route, Veth
+from datastore.frozen import frozen, replace
+from ipam.cidr import BITS, parse_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cni_calico.args import Attachment
+    from cni_calico.netlink import Link, RouteEntry
+    from cni_calico.rtmsg import Message
+    from ipam.cidr import Address, Cidr
+
+HOST_MAC = bytes.fromhex("ee" * 6)
+GATEWAY = {4: parse_address("169.254.1.1"), 6: parse_address("fe80::ecee:eeff:feee:eeee")}  # IPv6: HOST_MAC as EUI-64
+LINK_LOCAL_PREFIX = 64
+ROUTE_PRIORITY = 1024  # Felix: IPv4NormalRoutePriority
+MAC_SECONDS, MAC_PAUSE = 5.0, 0.1  # Calico: how long udev may fight for the MAC
+
+
+@frozen
+class Wire:
+    """What one attachment is to be wired with. `routes` are the pod's destinations through the gateway."""
+
+    attachment: Attachment
+    addresses: tuple[Address, ...]
+    routes: tuple[Cidr, ...]
+    pod_mac: bytes
+    mtu: int
+    queues: int
+    forwarding: bool
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The IP versions the pod has."""
+        return tuple(sorted({address.family for address in self.addresses}))
+
+
+@frozen
+class Wired:
+    """What came of it: MACs and MTU for the result; source_table is 0 unless other interfaces had the routes first."""
+
+    host_mac: str
+    pod_mac: str
+    mtu: int
+    source_table: int
+
+
+def random_mac() -> bytes:
+    """Return a new locally administered unicast MAC address (IEEE 802 section 8.2.2)."""
+    first, *rest = os.urandom(6)
+    return bytes([first & 0xFC | 2, *rest])
+
+
+def refuse_existing(pod: Socket, ifname: str) -> None:
+    """Raise CniError 107 when the pod has an interface of this name (rule A2), before anything is touched (A7)."""
+    if pod.link(ifname):
+        raise CniError(
+            ALREADY_ATTACHED,
+            f"interface {ifname} is in the pod's namespace already and was left as it is; delete the attachment first",
+        )
+
+
+def open_pod(netns_fd: int) -> Socket:
+    """Return a socket that works in the pod's namespace from outside of it."""
+    with netns.inside(netns_fd):
+        return Socket()
+
+
+def connect(wire: Wire, netns_fd: int, host: Socket, pod: Socket) -> Wired:
+    """Wire the pod. What was made before an error is taken away again. Raises CniError."""
+    with ExitStack() as undo:
+        link = _create(wire, netns_fd, host, pod)
+        undo.callback(host.try_all, [rtmsg.delete_link(link.index)])
+        _set_host_sysctls(link.name, wire.families)
+        host.do_all(_host_messages(wire, link))
+        _refuse_other_ways(wire, link, host)
+        with netns.inside(netns_fd):
+            _set_pod_sysctls(wire)
+        source_table = _set_up_pod(wire, link.peer, pod)
+        _hold_mac(link, host)
+        undo.pop_all()
+    return Wired(_mac(HOST_MAC), _mac(wire.pod_mac), link.mtu, source_table)
+
+
+def disconnect(attachment: Attachment, host: Socket) -> bool:
+    """Delete the attachment's veth pair, and so its addresses, routes and neighbours; tell whether it was there."""
+    link = host.link(attachment.host_ifname)
+    if link is None or (link.alias and link.alias != attachment.alias):
+        return False
+    refusal = host.try_all([rtmsg.delete_link(link.index)])[0]
+    if refusal and host.link(attachment.host_ifname):
+        raise kernel_error(refusal)
+    return True
+
+
+def forget_source_rules(addresses: tuple[Address, ...], table: int, netns_fd: int) -> None:
+    """Remove the rules a second interface has in a pod that lives on; those that are gone are no error."""
+    with open_pod(netns_fd) as pod:
+        pod.try_all([rtmsg.source_rule(rtmsg.RTM_DELRULE, address, table) for address in addresses])
+
+
+def _create(wire: Wire, netns_fd: int, host: Socket, pod: Socket) -> Link:
+    """Make the pair and return the host's end. A stale one of our name, whose pod is gone or other, is replaced."""
+    attachment = wire.attachment
+    message = rtmsg.new_veth(Veth(attachment.host_ifname, HOST_MAC, attachment.ifname, wire.pod_mac, netns_fd,
+                                  wire.mtu, wire.queues))
+    refusal = host.try_all([message])[0]
+    if refusal and refusal.errno == EEXIST:
+        refuse_existing(pod, attachment.ifname)
+        if not disconnect(attachment, host):
+            raise CniError(KERNEL, f"host interface {attachment.host_ifname} is taken by something else; remove it")
+        refusal = host.try_all([message])[0]
+    if refusal:
+        raise kernel_error(refusal)
+    link = host.link(attachment.host_ifname)
+    if link is None:
+        raise CniError(KERNEL, f"host interface {attachment.host_ifname} vanished while it was set up; try again")
+    return link
+
+
+def host_sysctls(ifname: str, families: tuple[int, ...]) -> Iterator[tuple[str, int, bool]]:
+    """Yield what the host's end needs below /proc/sys (Calico: dataplane_linux.go): name, value, whether it must be."""
+    if 4 in families:
+        conf = f"net/ipv4/conf/{ifname}"
+        yield f"{conf}/route_localnet", 1, True
+        yield f"net/ipv4/neigh/{ifname}/proxy_delay", 0, False  # else the first ARP reply may take 0.8 s
+        yield f"{conf}/proxy_arp", 1, True
+        yield f"{conf}/forwarding", 1, True
+        yield f"{conf}/rp_filter", 1, True  # strict: a pod cannot send from another's address
+    conf = f"net/ipv6/conf/{ifname}"
+    if 6 in families:
+        yield f"{conf}/accept_dad", 0, True
+        yield f"{conf}/disable_ipv6", 0, True
+        yield f"{conf}/proxy_ndp", 1, True
+        yield f"{conf}/forwarding", 1, True
+    yield f"{conf}/accept_ra", 0, False
+
+
+def _set_host_sysctls(ifname: str, families: tuple[int, ...]) -> None:
+    _require_ipv6(families)
+    if 4 in families:
+        sysctl.ensure("net/ipv4/ip_forward", 1)
+    if 6 in families:
+        sysctl.ensure("net/ipv6/conf/all/forwarding", 1)
+    for name, value, needed in host_sysctls(ifname, families):
+        (sysctl.write if needed else sysctl.try_write)(name, value)
+
+
+def _require_ipv6(families: tuple[int, ...]) -> None:
+    if 6 in families and not os.path.isdir(f"{sysctl.ROOT}net/ipv6"):
+        raise CniError(KERNEL, "an IPv6 address was assigned, but this kernel has no IPv6; turn ipam.assign_ipv6 off")
+
+
+def _set_pod_sysctls(wire: Wire) -> None:
+    """Set what the pod's namespace needs; the thread is in it."""
+    ifname = wire.attachment.ifname
+    if 6 in wire.families:
+        for name in ("all", "default", "lo", ifname):
+            sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
+        sysctl.write(f"net/ipv6/conf/{ifname}/accept_dad", 0)
+        sysctl.ensure("net/ipv6/conf/all/forwarding", int(wire.forwarding))
+    if 4 in wire.families:
+        sysctl.ensure("net/ipv4/ip_forward", int(wire.forwarding))
+
+
+def _host_messages(wire: Wire, link: Link) -> list[Message]:
+    messages = [rtmsg.set_link(link.index, up=True, alias=wire.attachment.alias)]
+    if 6 in wire.families:
+        # Said outright, because where addr_gen_mode is not EUI-64 the kernel would choose another.
+        messages.append(rtmsg.add_address(link.index, GATEWAY[6], LINK_LOCAL_PREFIX, rtmsg.RT_SCOPE_LINK))
+    for address in wire.addresses:
+        messages.append(rtmsg.add_route(host_route(link.index, address)))
+        messages.append(rtmsg.add_neighbour(link.index, address, wire.pod_mac))
+    return messages
+
+
+def host_route(index: int, address: Address) -> Route:
+    """Return the host's route to a pod's address."""
+    scope = rtmsg.RT_SCOPE_LINK if address.family == 4 else rtmsg.RT_SCOPE_UNIVERSE
+    return Route(address.family, index, address, BITS[address.family], scope=scope, priority=ROUTE_PRIORITY)
+
+
+def _refuse_other_ways(wire: Wire, link: Link, host: Socket) -> None:
+    """Raise CniError when packets to the pod would still go elsewhere: a stale or foreign route wins over ours."""
+    for address in wire.addresses:
+        index = host.route_index(address)
+        if index != link.index:
+            raise CniError(KERNEL, f"the host has another route to {address}, {_way(index)}; remove that route")
+
+
+def _way(index: int) -> str:
+    import _socket
+
+    try:
+        return f"by interface {_socket.if_indextoname(index)}" if index else "which leads nowhere"
+    except OSError:
+        return f"by interface {index}"
+
+
+def pod_routes(wire: Wire, index: int, table: int = 0) -> list[Route]:
+    """Return the pod's routes: for each family the gateway on the link, then each destination through it."""
+    routes = []
+    for family in wire.families:
+        if family == 4:
+            routes.append(Route(4, index, GATEWAY[4], 32, scope=rtmsg.RT_SCOPE_LINK, table=table))
+        for to in wire.routes:
+            if to.family == family:
+                first = to.address(0) if to.prefix else None
+                routes.append(Route(family, index, first, to.prefix, GATEWAY[family], table=table))
+    return routes
+
+
+def _set_up_pod(wire: Wire, index: int, pod: Socket) -> int:
+    """Bring the pod's end up with addresses, neighbours and routes; return the table of its own that it needed, or 0.
+
+    A route that is there already belongs to another of the pod's interfaces (rule A9). It stays, and what comes from
+    this interface's addresses goes through a table of its own: else its answers would leave by the other interface,
+    where the host's strict reverse path filter drops them. Routes that only miss the way to the gateway, which is then
+    by the other interface, are added with the gateway declared to be on this link.
+    """
+    messages = [rtmsg.set_link(index, up=True)]
+    messages += [rtmsg.add_address(index, address, BITS[address.family]) for address in wire.addresses]
+    messages += [rtmsg.add_neighbour(index, GATEWAY[family], HOST_MAC) for family in wire.families]
+    pod.do_all(messages)
+    routes = pod_routes(wire, index)
+    refusals = list(filter(None, pod.try_all(list(map(rtmsg.add_route, routes)))))
+    if not refusals:
+        return 0
+    if refusals[0].errno != EEXIST:
+        raise kernel_error(refusals[0])
+    pod.try_all([rtmsg.add_route(replace(route, on_link=True)) for route in routes if route.gateway])
+    table = source_table(index)
+    pod.do_all([rtmsg.add_route(route) for route in pod_routes(wire, index, table)]
+               + [rtmsg.source_rule(rtmsg.RTM_NEWRULE, address, table) for address in wire.addresses])
+    return table
+
+
+def source_table(index: int) -> int:
+    """Return the routing table of the pod's interface of this index; above the kernel's own (253-255)."""
+    return 0x10000 + index
+
+
+def _hold_mac(link: Link, host: Socket) -> None:
+    """Make sure the host end has its MAC: systemd-udevd may set another one just after a link appears."""
+    deadline = time.monotonic() + MAC_SECONDS
+    while (now := host.link(link.name)) is None or now.mac != HOST_MAC:
+        if now is None or time.monotonic() > deadline:
+            raise CniError(KERNEL, f"host interface {link.name} does not keep its MAC {_mac(HOST_MAC)}; "
+                                   "another program changes it (systemd-udevd: MACAddressPolicy)")
+        host.do_all([rtmsg.set_link(link.index, mac=HOST_MAC)])
+        time.sleep(MAC_PAUSE)
+
+
+def verify(wire: Wire, host: Socket, pod: Socket) -> None:
+    """Compare the kernel with the wire; what others added does not matter. Raises CniError 105 for the first drift."""
+    attachment = wire.attachment
+    inner, outer = pod.link(attachment.ifname), host.link(attachment.host_ifname)
+    _expect(inner is not None, f"interface {attachment.ifname} is gone from the pod")
+    _expect(outer is not None, f"host interface {attachment.host_ifname} is gone")
+    if inner is None or outer is None:
+        return
+    _expect(inner.kind == "veth" and inner.index == outer.peer,
+            f"interface {attachment.ifname} of the pod is not the other end of {outer.name}")
+    _expect(inner.up, f"interface {attachment.ifname} of the pod is down")
+    _expect(outer.up, f"host interface {outer.name} is down")
+    _expect(outer.mac == HOST_MAC, f"host interface {outer.name} has MAC {_mac(outer.mac)}, not {_mac(HOST_MAC)}")
+    _verify_pod(wire, inner, pod)
+    _verify_host(wire, outer, inner.mac, host)
+
+
+def _verify_pod(wire: Wire, inner: Link, pod: Socket) -> None:
+    for family in wire.families:
+        present = pod.addresses(family, inner.index)
+        for address in wire.addresses:
+            _expect(address.family != family or address in present, f"address {address} is gone from {inner.name}")
+        _expect(bool(pod.neighbour(inner.index, GATEWAY[family])),
+                f"the pod's neighbour entry for the gateway {GATEWAY[family]} is gone")
+        main = {_key(route) for route in pod.routes(family, inner.index)}
+        own = pod_routes(wire, inner.index), pod_routes(wire, inner.index, source_table(inner.index))
+        for route, other in zip(*own, strict=True):
+            if route.family == family:
+                _expect(_key(route) in main or _key(other) in main,
+                        f"the pod's route {route} on {inner.name} is gone")
+
+
+def _key(route: Route | RouteEntry) -> tuple[object, ...]:
+    """Return what tells one route from another, of a wanted route or of one in the kernel's table."""
+    return route.destination, route.prefix, route.gateway, route.table or rtmsg.RT_TABLE_MAIN
+
+
+def _verify_host(wire: Wire, outer: Link, pod_mac: bytes, host: Socket) -> None:
+    for address in wire.addresses:
+        _expect(host.route_index(address) == outer.index, f"the host's route to {address} by {outer.name} is gone")
+        _expect(host.neighbour(outer.index, address) == pod_mac,
+                f"the host's neighbour entry for {address} on {outer.name} is gone or has another MAC than the pod")
+    for name, value, needed in host_sysctls(outer.name, wire.families):
+        try:
+            actual = sysctl.read(name) if needed else str(value)
+        except OSError as error:
+            actual = reason(error)
+        _expect(actual == str(value), f"sysctl {name.replace('/', '.')} of the host is {actual}, not {value}")
+
+
+def _expect(true: bool, otherwise: str) -> None:
+    if not true:
+        raise CniError(DRIFT, f"{otherwise}; delete and add the attachment to repair it")
+
+
+def _mac(mac: bytes) -> str:
+    return mac.hex(":")

@@ -1,0 +1,73 @@
+"""Network namespaces: open one by path, act inside it, come back."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+
+from cni_calico.errors import INVALID_NETNS, CniError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h: _IO(0xb7, 0x3)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """Yield a descriptor of the network namespace at a path; raises CniError 8 when there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait for a FIFO's writer
+    except (OSError, ValueError) as error:
+        detail = reason(error) if isinstance(error, OSError) else str(error)
+        raise CniError(INVALID_NETNS, f"network namespace {path!r} cannot be opened", detail) from error
+    try:
+        if not _is_netns(fd):
+            raise CniError(INVALID_NETNS, f"{path!r} is not a network namespace")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def inside(fd: int) -> Iterator[None]:
+    """Run the body in the namespace of the descriptor; only this thread moves. Raises CniError 8."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            _setns(fd)
+        except OSError as error:
+            raise CniError(INVALID_NETNS, "the pod's network namespace cannot be entered", reason(error)) from error
+        try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
+def is_own(fd: int) -> bool:
+    """Tell whether the descriptor is of the namespace this thread is in."""
+    return os.path.samestat(os.fstat(fd), os.stat("/proc/thread-self/ns/net"))
+
+
+def _is_netns(fd: int) -> bool:
+    try:
+        return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
+
+
+def _setns(fd: int) -> None:
+    """setns(2); Python has it from 3.12 on."""
+    if hasattr(os, "setns"):
+        os.setns(fd, CLONE_NEWNET)
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,0 +1,246 @@
+"""The CNI contract: verbs, environment, versions, errors, exit code. The only place that prints and exits.
+
+Follows the CNI spec 1.1.0 and, where runtimes rely on it, the reference skel (containernetworking/cni pkg/skel).
+The outside world is an argument of `run`, so the whole contract can be tested without a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from cni_calico import errors
+from cni_calico.args import Args, Attachment, check_container_id, check_ifname, check_network, parse_args
+from cni_calico.config import NetConf, parse
+from cni_calico.errors import CniError, as_cni_error
+from cni_calico.log import Log, close_log, open_log, stderr
+from cni_calico.result import NEWEST, VERSIONS, Result, to_json
+from cni_calico.version import VERSION
+from datastore.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, BinaryIO
+
+REQUIRED = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+    "GC": (),
+    "STATUS": (),
+}
+SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+OWN_NETNS = "/proc/self/ns/net"
+# go-cni takes a DEL error with these words for success, and the address would leak (rule D8).
+SWALLOWED = (("not found", "absent"), ("no such file or directory", "absent"), ("No such file or directory", "absent"))
+
+
+@frozen
+class Call:
+    """One verb to be carried out: the environment checked, the configuration parsed.
+
+    `attachment` and `netns` mean something for ADD, DEL and CHECK only; netns is the path as the runtime gave it.
+    """
+
+    command: str
+    attachment: Attachment
+    netns: str
+    args: Args
+    conf: NetConf
+    stdin: bytes
+    env: Mapping[str, str]
+    log: Log
+
+
+@frozen
+class Plugin:
+    """An executable on this skel: its name, and where its verbs are, imported when one is called."""
+
+    name: str
+    about: str
+    verbs: Callable[[], Mapping[str, Callable[[Call], Result | None]]]
+
+
+def main(plugin: Plugin) -> int:
+    """Run as this process; return its exit code."""
+    arguments = sys.argv[1:]
+    if arguments in (["-v"], ["--version"]):
+        return _print(f"{VERSION}\n".encode(), getattr(sys.stdout, "buffer", None))
+    if arguments:
+        return _print(_usage(plugin).encode(), getattr(sys.stdout, "buffer", None)) if arguments[0] in (
+            "-h", "--help") else _complain(plugin, arguments[0])
+    return run(plugin, os.environ, getattr(sys.stdin, "buffer", None), getattr(sys.stdout, "buffer", None))
+
+
+def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: BinaryIO | None) -> int:
+    """Carry out CNI_COMMAND; write the result or the error as one JSON object; return the exit code (0 or 1)."""
+    command = env.get("CNI_COMMAND", "")
+    if not command:
+        stderr(_usage(plugin))
+        return 0
+    version = NEWEST
+    try:
+        if command == "VERSION":
+            return _reply({"cniVersion": NEWEST, "supportedVersions": list(VERSIONS)}, stdout)
+        if command not in REQUIRED:
+            raise CniError(errors.INVALID_ENVIRONMENT, f"CNI_COMMAND {command!r} is unknown")
+        _require(command, env)
+        data = _read(stdin)
+        body = _decode(data)
+        version = _version(body, command)
+        result = _carry_out(plugin, command, env, data, body, version)
+    except Exception as error:  # the last resort: whatever happens, the runtime gets an error object
+        return _fail(command, as_cni_error(error), version, stdout)
+    return _reply(to_json(result, version), stdout) if result is not None else 0
+
+
+def _carry_out(
+    plugin: Plugin, command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str
+) -> Result | None:
+    """Check what the verb needs, call it, and log how it went."""
+    network = check_network(body.get("name"))
+    strict = command != "DEL"
+    attachment = Attachment(network, "", "")
+    if REQUIRED[command]:
+        container_id = check_container_id(env["CNI_CONTAINERID"], network)
+        attachment = Attachment(network, container_id, check_ifname(env["CNI_IFNAME"]))
+        if strict:
+            _refuse_own_netns(env)
+    conf = parse(body, version, strict)
+    args = parse_args(env.get("CNI_ARGS", ""), strict)
+    log = open_log(conf.log).about(**_words(attachment, args))
+    try:
+        call = Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log)
+        return _timed(plugin.verbs()[command], call)
+    finally:
+        close_log(log)
+
+
+def _timed(verb: Callable[[Call], Result | None], call: Call) -> Result | None:
+    start = time.monotonic()
+    try:
+        result = verb(call)
+    except Exception as error:
+        known = as_cni_error(error)
+        if known.code in (errors.INTERNAL, errors.IO_FAILURE):
+            from traceback import format_exc
+
+            call.log.error("traceback", text=format_exc())
+        call.log.error(f"{call.command} failed", code=known.code, msg=known.msg, details=known.details,
+                       duration=_since(start))
+        raise
+    addresses = {"ip": ",".join(ip.bare for ip in result.ips)} if result else {}
+    call.log.info(call.command, **addresses, duration=_since(start))
+    return result
+
+
+def _words(attachment: Attachment, args: Args) -> dict[str, str]:
+    """Return what every log line of this call says."""
+    words = {"network": attachment.network}
+    if attachment.container_id:
+        words |= {"container": attachment.container_id, "interface": attachment.ifname}
+    if args.pod:
+        words["pod"] = f"{args.namespace}/{args.pod}" if args.namespace else args.pod
+    return words
+
+
+def _since(start: float) -> str:
+    return f"{(time.monotonic() - start) * 1000:.1f}ms"
+
+
+def _require(command: str, env: Mapping[str, str]) -> None:
+    """Raise one error that names every variable missing; empty is missing (libcni sets what it does not know to "")."""
+    missing = [name for name in REQUIRED[command] if not env.get(name)]
+    if missing:
+        raise CniError(errors.INVALID_ENVIRONMENT, f"required environment variables are missing: {', '.join(missing)}")
+
+
+def _read(stdin: BinaryIO | None) -> bytes:
+    if stdin is None:
+        raise CniError(errors.IO_FAILURE, "stdin, which carries the network configuration, is closed")
+    try:
+        return stdin.read()
+    except OSError as error:
+        raise CniError(errors.IO_FAILURE, "stdin, which carries the network configuration, cannot be read",
+                       errors.reason(error)) from error
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CniError(errors.UNDECODABLE, "the network configuration on stdin is not JSON", str(error)) from error
+    if not isinstance(body, dict):
+        raise CniError(errors.UNDECODABLE, "the network configuration on stdin is not a JSON object")
+    return body
+
+
+def _version(body: Mapping[str, Any], command: str) -> str:
+    """Return the version to answer in; none given means 0.1.0 (libcni). Raises CniError 1."""
+    version = body.get("cniVersion") or VERSIONS[0]
+    if version not in VERSIONS:
+        raise CniError(
+            errors.INCOMPATIBLE_VERSION,
+            f"cniVersion {version!r} is not supported",
+            f"the configuration is of version {version!r}; supported are {', '.join(VERSIONS)}",
+        )
+    since = SINCE.get(command, VERSIONS[0])
+    if VERSIONS.index(version) < VERSIONS.index(since):
+        raise CniError(errors.INCOMPATIBLE_VERSION,
+                       f"cniVersion {version} does not allow {command}, which came with {since}")
+    return str(version)
+
+
+def _refuse_own_netns(env: Mapping[str, str]) -> None:
+    """Raise CniError 8 when told to wire the very namespace the plugin runs in (rule P13)."""
+    if env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"):
+        return
+    try:
+        same = os.path.samestat(os.stat(env["CNI_NETNS"]), os.stat(OWN_NETNS))
+    except (OSError, ValueError):
+        return  # opening it will say what is wrong
+    if same:
+        raise CniError(errors.INVALID_NETNS, f"CNI_NETNS {env['CNI_NETNS']} is the host's own network namespace; "
+                                             "a pod needs one of its own")
+
+
+def _fail(command: str, error: CniError, version: str, stdout: BinaryIO | None) -> int:
+    texts = {"msg": error.msg, "details": error.details}
+    if command == "DEL":
+        for words, instead in SWALLOWED:
+            texts = {key: text.replace(words, instead) for key, text in texts.items()}
+    body = {"cniVersion": version, "code": error.code, **{key: text for key, text in texts.items() if text}}
+    _reply(body, stdout)
+    return 1
+
+
+def _reply(body: Mapping[str, Any], stdout: BinaryIO | None) -> int:
+    return _print(json.dumps(body).encode() + b"\n", stdout)
+
+
+def _print(data: bytes, stdout: BinaryIO | None) -> int:
+    """Write to stdout; return 1 when nobody is there to read it."""
+    try:
+        if stdout is None:
+            return 1
+        stdout.write(data)
+        stdout.flush()
+    except OSError:
+        return 1
+    return 0
+
+
+def _usage(plugin: Plugin) -> str:
+    return (f"{plugin.name} {VERSION}: {plugin.about}\n"
+            f"CNI versions: {', '.join(VERSIONS)}\n"
+            "A container runtime runs it with CNI_COMMAND and a network configuration on stdin. By hand, for example:\n"
+            f"  CNI_COMMAND=VERSION {plugin.name} </dev/null\n"
+            f"  {plugin.name} -v    prints the version\n")
+
+
+def _complain(plugin: Plugin, argument: str) -> int:
+    stderr(f"{plugin.name}: unknown argument {argument!r}; try {plugin.name} --help\n")
+    return 2

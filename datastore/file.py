@@ -1,0 +1,256 @@
+"""The embedded datastore: a file per record, one lock for all writers, no server.
+
+The file of key `/a/b/c` is `<root>/a/b/c.json` and holds `{"key":…,"revision":…,"value":…}`, where the value is
+Calico's own JSON. A write goes to a temporary file, is synced, and takes the place of the old file by rename, so a
+reader (who needs no lock) sees the old record or the new one, whole. Writers hold `<root>/.lock`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import contextmanager
+
+from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Unwritable
+from datastore.lock import flock, passing_flock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from datastore.api import Json
+
+    Lock = Callable[[str, float], AbstractContextManager[None]]
+
+LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
+LONGEST_NAME = 200  # bytes; a file name may have 255 (NAME_MAX), and a suffix follows
+PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:~")
+
+
+class FileStore:
+    """A Store (datastore/api.py) in a directory, which is created 0700 at the first write."""
+
+    def __init__(self, root: str, lock: Lock = flock, lock_seconds: float = LOCK_SECONDS) -> None:
+        self.root = root
+        self._lock = lock
+        self._lock_seconds = lock_seconds
+        self._depth = 0
+
+    def get(self, key: str) -> Record:
+        """Return the record at the key; raises Missing, Corrupt, Unwritable."""
+        path = self.path(key)
+        try:
+            with open(path, "rb") as file:
+                return _decode(path, key, file.read())
+        except (FileNotFoundError, NotADirectoryError):
+            raise Missing(f"{key} is not in the datastore {self.root}") from None
+        except OSError as error:
+            raise _unusable("read", path, error) from error
+
+    def create(self, key: str, value: Json) -> Record:
+        """Store a new record; raises Exists."""
+        with self.exclusive():
+            if os.path.lexists(self.path(key)):
+                raise Exists(f"{key} is already in the datastore {self.root}")
+            return self._write(Record(key, value, time.time_ns()))
+
+    def update(self, key: str, value: Json, revision: int) -> Record:
+        """Replace the record that still has this revision; raises Conflict, Missing."""
+        with self.exclusive():
+            self._require(key, revision)
+            return self._write(Record(key, value, max(revision + 1, time.time_ns())))
+
+    def delete(self, key: str, revision: int) -> None:
+        """Remove the record that still has this revision; raises Conflict, Missing."""
+        with self.exclusive():
+            self._require(key, revision)
+            path = self.path(key)
+            try:
+                os.unlink(path)
+                _sync_directory(os.path.dirname(path))
+            except OSError as error:
+                raise _unusable("remove", path, error) from error
+
+    def records(self, prefix: str) -> list[Record]:
+        """Return every record below the prefix in key order; one removed meanwhile is left out."""
+        records = []
+        for path in self._files(prefix):
+            try:
+                with open(path, "rb") as file:
+                    records.append(_decode(path, None, file.read()))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _unusable("read", path, error) from error
+        return sorted(records, key=lambda record: record.key)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys below the prefix in order, without reading the records."""
+        return sorted(self._key(path) for path in self._files(prefix))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the datastore's lock while the body runs; re-enterable. Raises Busy, Unwritable."""
+        if self._depth:
+            yield
+            return
+        path = os.path.join(self.root, ".lock")
+        try:
+            _make_directory(self.root)
+            held = self._lock(path, self._lock_seconds)
+            held.__enter__()
+        except OSError as error:
+            raise _unusable("lock", path, error) from error
+        self._depth = 1
+        try:
+            yield
+        finally:
+            self._depth = 0
+            held.__exit__(None, None, None)
+
+    @contextmanager
+    def hold(self, name: str, seconds: float) -> Iterator[None]:
+        """Keep other processes from holding the same name; raises Busy, Unwritable."""
+        folder = os.path.join(self.root, ".held")
+        try:
+            _make_directory(folder)
+            held = passing_flock(os.path.join(folder, _name(name)), seconds)
+            held.__enter__()
+        except OSError as error:
+            raise _unusable("lock", folder, error) from error
+        try:
+            yield
+        finally:
+            held.__exit__(None, None, None)
+
+    def check_writable(self) -> None:
+        """Raise Unwritable when the directory (or the nearest one above it) takes no writes, or its disk is full."""
+        folder = self.root
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        disk = os.statvfs(folder)
+        if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+            raise Unwritable(f"{folder} of the datastore {self.root} is not writable")
+        if not disk.f_bavail:
+            raise Unwritable(f"the disk of the datastore {self.root} is full")
+
+    def path(self, key: str) -> str:
+        """Return the file that holds the record of this key: what an operator would look at."""
+        *directories, last = key.strip("/").split("/")
+        name = _name(last) if not last.endswith(".json") else _name(last[:-5]) + "%2Ejson"
+        return os.path.join(self.root, *map(_name, directories), name + ".json")
+
+    def _require(self, key: str, revision: int) -> None:
+        if self.get(key).revision != revision:
+            raise Conflict(f"{key} has changed since it was read")
+
+    def _write(self, record: Record) -> Record:
+        """Put the record's file in place, whole and durable. The lock is held, so one temporary name is enough."""
+        path, temporary = self.path(record.key), os.path.join(self.root, ".write")
+        body = {"key": record.key, "revision": record.revision, "value": record.value}
+        try:
+            _make_directory(os.path.dirname(path))
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                _write_all(fd, json.dumps(body, separators=(",", ":")).encode())
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+            _sync_directory(os.path.dirname(path))
+        except OSError as error:
+            raise _unusable("write", path, error) from error
+        return record
+
+    def _files(self, prefix: str) -> list[str]:
+        """Return the record files below a key prefix."""
+        found = []
+        todo = [os.path.join(self.root, *map(_name, prefix.strip("/").split("/")))]
+        while todo:
+            try:
+                with os.scandir(todo.pop()) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            todo.append(entry.path)
+                        elif entry.name.endswith(".json"):
+                            found.append(entry.path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _unusable("list", str(error.filename), error) from error
+        return found
+
+    def _key(self, path: str) -> str:
+        """Return the key of a record file: from its name, or from inside where the name was too long to keep."""
+        parts = path[len(self.root.rstrip("/")) : -len(".json")].split("/")
+        if any("%~" in part for part in parts):
+            with open(path, "rb") as file:
+                return _decode(path, None, file.read()).key
+        return "/".join(map(_unquote, parts))
+
+
+def _name(segment: str) -> str:
+    """Return a key segment as a safe file name: odd bytes as %XX, a very long one ended by its digest."""
+    raw = segment.encode()
+    quoted = "".join(chr(byte) if byte in PLAIN else f"%{byte:02X}" for byte in raw)
+    if quoted.startswith("."):
+        quoted = "%2E" + quoted[1:]
+    if len(quoted) <= LONGEST_NAME:
+        return quoted
+    from hashlib import sha256
+
+    return f"{quoted[:100]}%~{sha256(raw).hexdigest()}"
+
+
+def _unquote(name: str) -> str:
+    if "%" not in name:
+        return name
+    first, *rest = name.encode().split(b"%")
+    return b"".join([first, *(bytes([int(part[:2], 16)]) + part[2:] for part in rest)]).decode()
+
+
+def _decode(path: str, key: str | None, data: bytes) -> Record:
+    """Return the record in a file's bytes; raises Corrupt, naming the file, when it is not one."""
+    try:
+        body = json.loads(data)
+        name, value, revision = body["key"], body["value"], body["revision"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        name = value = revision = None
+    if not isinstance(name, str) or not isinstance(value, dict) or type(revision) is not int or name != (key or name):
+        raise Corrupt(f"record file {path} cannot be read as a record; move it away, then repair what it held")
+    return Record(name, value, revision)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _make_directory(path: str) -> None:
+    """Create a directory and its missing parents, readable by root only, each one synced into its parent."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path.rstrip("/"))
+    if parent and parent != path:
+        _make_directory(parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    else:
+        _sync_directory(parent or ".")
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unusable(verb: str, path: str, error: OSError) -> Unwritable:
+    return Unwritable(f"could not {verb} {path} of the datastore: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,110 @@
+"""An exclusive lock between processes: flock(2) on a file, with a deadline, naming the holder when it passes.
+
+`filelock` is the library for this and takes the very same lock on Unix; `library_lock` uses it where a process lives
+long enough. Importing it costs 34 ms, more than a whole ADD's work, so what is exec'd per pod calls flock itself.
+tests/unit/test_lock.py shows that each way keeps the other out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+
+from datastore.api import Busy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POLL_SECONDS = 0.002
+LONGEST_POLL_SECONDS = 0.016
+
+
+@contextmanager
+def flock(path: str, timeout: float) -> Iterator[None]:
+    """Hold the lock file while the body runs; the kernel lets go when the process dies.
+
+    Raises Busy when it could not be had within `timeout` seconds, OSError when the file cannot be opened.
+    """
+    fd = _acquire(path, time.monotonic() + timeout, timeout)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def passing_flock(path: str, timeout: float) -> Iterator[None]:
+    """As `flock`, for a lock file that belongs to one thing only: it is removed before it is let go."""
+    fd = _acquire(path, time.monotonic() + timeout, timeout)
+    try:
+        yield
+    finally:
+        os.unlink(path)  # under the lock: whoever waits sees another inode at the path and opens anew
+        os.close(fd)
+
+
+@contextmanager
+def library_lock(path: str, timeout: float) -> Iterator[None]:
+    """The same lock through the filelock library, for programs that are not exec'd per pod; raises Busy."""
+    import filelock
+
+    try:
+        with filelock.FileLock(path, timeout=timeout, mode=0o600):
+            yield
+    except filelock.Timeout:
+        raise Busy(_busy(path, timeout)) from None
+
+
+def _acquire(path: str, deadline: float, timeout: float) -> int:
+    """Return a descriptor that holds the lock on the file that is at the path now."""
+    pause = POLL_SECONDS
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            while not _try(fd):
+                if time.monotonic() >= deadline:
+                    raise Busy(_busy(path, timeout))
+                time.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
+            if _is_at(path, fd):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: str, fd: int) -> bool:
+    """Tell whether the locked file is still the one at the path: its last holder may have removed it."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(fd))
+
+
+def _busy(path: str, timeout: float) -> str:
+    return f"lock {path} was not free within {timeout:g} s; held by {_holder(path)}; try again, or end that process"
+
+
+def _holder(path: str) -> str:
+    """Name the process that holds the lock, from /proc/locks (proc(5))."""
+    try:
+        inode = f":{os.stat(path).st_ino}"
+        with open("/proc/locks", encoding="ascii") as locks:
+            pids = [line.split()[4] for line in locks if " FLOCK " in line and line.split()[5].endswith(inode)]
+        with open(f"/proc/{pids[0]}/comm", encoding="utf-8", errors="replace") as comm:
+            return f"process {pids[0]} ({comm.read().strip()})"
+    except (OSError, IndexError):
+        return "a process that cannot be seen from here"

@@ -1,0 +1,75 @@
+"""A Store in memory: for tests and dry runs, held to the same contract as the others."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+from datastore.api import Conflict, Exists, Missing, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datastore.api import Json
+
+
+class MemoryStore:
+    """A Store (datastore/api.py) that lives as long as the object. Values are kept as JSON text, as on disk."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, tuple[str, int]] = {}
+        self._revision = 0
+
+    def get(self, key: str) -> Record:
+        """Return the record at the key; raises Missing."""
+        if key not in self._records:
+            raise Missing(f"{key} is not in the datastore")
+        text, revision = self._records[key]
+        return Record(key, json.loads(text), revision)
+
+    def create(self, key: str, value: Json) -> Record:
+        """Store a new record; raises Exists."""
+        if key in self._records:
+            raise Exists(f"{key} is already in the datastore")
+        return self._put(key, value)
+
+    def update(self, key: str, value: Json, revision: int) -> Record:
+        """Replace the record that still has this revision; raises Conflict, Missing."""
+        self._require(key, revision)
+        return self._put(key, value)
+
+    def delete(self, key: str, revision: int) -> None:
+        """Remove the record that still has this revision; raises Conflict, Missing."""
+        self._require(key, revision)
+        del self._records[key]
+
+    def records(self, prefix: str) -> list[Record]:
+        """Return every record below the prefix in key order."""
+        return [self.get(key) for key in self.keys(prefix)]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys below the prefix in order."""
+        return sorted(key for key in self._records if key.startswith(prefix))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Do nothing: there are no other processes here."""
+        yield
+
+    @contextmanager
+    def hold(self, name: str, seconds: float) -> Iterator[None]:
+        """Do nothing: there are no other processes here."""
+        yield
+
+    def check_writable(self) -> None:
+        """Memory always is."""
+
+    def _require(self, key: str, revision: int) -> None:
+        if self.get(key).revision != revision:
+            raise Conflict(f"{key} has changed since it was read")
+
+    def _put(self, key: str, value: Json) -> Record:
+        self._revision += 1
+        self._records[key] = (json.dumps(value), self._revision)
+        return self.get(key)

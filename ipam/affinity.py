@@ -1,0 +1,84 @@
+"""Which blocks a node has: claiming one in Calico's three writes, so that a death between them can be carried on.
+
+An affinity is `pending` before the block exists and `confirmed` after (libcalico-go
+lib/ipam/ipam_block_reader_writer.go).
+"""
+
+from __future__ import annotations
+
+import time
+
+from datastore import keys
+from datastore.api import Exists, Missing
+from datastore.frozen import replace
+from datastore.model import (
+    CONFIRMED,
+    PENDING,
+    PENDING_DELETION,
+    Affinity,
+    affinity_json,
+    affinity_of,
+    block_json,
+    block_of,
+)
+from ipam.block import check, host_affinity, new_block
+from ipam.cidr import parse_cidr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datastore.api import Record, Store
+    from datastore.model import Block
+    from ipam.cidr import Cidr
+
+Stored = tuple["Block", int]
+
+
+def own_blocks(store: Store, node: str, family: int) -> Iterator[Cidr]:
+    """Yield the CIDRs the node has or was claiming when it died, in key order."""
+    for key in store.keys(keys.affinities(node, family)):
+        yield parse_cidr(keys.block_cidr(key))
+
+
+def read_block(store: Store, cidr: Cidr) -> Stored | None:
+    """Return a sound block and its revision, or None; raises Corrupt."""
+    try:
+        record = store.get(keys.block(cidr.family, str(cidr)))
+    except Missing:
+        return None
+    return check(block_of(record)), record.revision
+
+
+def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:
+    """Make the block the node's, carrying on from where an earlier claim stopped; None when it is somebody else's."""
+    pending = _pending(store, node, cidr)
+    if affinity_of(pending).state == PENDING_DELETION:
+        return None
+    stored = read_block(store, cidr) or _create(store, node, cidr)
+    if stored[0].affinity != host_affinity(node):
+        store.delete(pending.key, pending.revision)
+        return None
+    if affinity_of(pending).state != CONFIRMED:
+        confirmed = replace(affinity_of(pending), state=CONFIRMED)
+        store.update(pending.key, affinity_json(confirmed), pending.revision)
+    return stored
+
+
+def _pending(store: Store, node: str, cidr: Cidr) -> Record:
+    key = keys.affinity(node, cidr.family, str(cidr))
+    try:
+        return store.get(key)
+    except Missing:
+        return store.create(key, affinity_json(Affinity(PENDING)))
+
+
+def _create(store: Store, node: str, cidr: Cidr) -> Stored:
+    now = time.time_ns()
+    claimed_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now // 10**9))
+    block = new_block(cidr, node, now, claimed_at)
+    try:
+        return block, store.create(keys.block(cidr.family, str(cidr)), block_json(block)).revision
+    except Exists:
+        record = store.get(keys.block(cidr.family, str(cidr)))
+        return check(block_of(record)), record.revision

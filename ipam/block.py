@@ -1,0 +1,122 @@
+"""A block's rules, without any I/O: which ordinals are free, who holds the others, what assigning and freeing do.
+
+The shape is Calico's (libcalico-go lib/ipam/ipam_block.go): free ordinals form a queue, so the address freed last is
+used again last, and owners are shared entries that allocations point to.
+"""
+
+from __future__ import annotations
+
+from datastore.api import Corrupt
+from datastore.frozen import replace
+from datastore.model import Attribute, Block
+from ipam.cidr import parse_cidr
+from ipam.errors import AddressInUse, BadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ipam.cidr import Cidr
+
+
+def new_block(cidr: Cidr, node: str, now_ns: int, claimed_at: str) -> Block:
+    """Return an empty block of the node. The sequence starts at the clock, so a re-created block never repeats one."""
+    return Block(
+        cidr=str(cidr),
+        affinity=host_affinity(node),
+        allocations=(None,) * cidr.size,
+        unallocated=tuple(range(cidr.size)),
+        attributes=(),
+        sequence=now_ns,
+        allocation_sequence={},
+        extra={"affinity_claim_time": claimed_at},
+    )
+
+
+def host_affinity(node: str) -> str:
+    """Return the text by which a block names the node it belongs to."""
+    return f"host:{node}"
+
+
+def check(block: Block) -> Block:
+    """Return the block if it is sound: every ordinal either allocated or free, once. Raises Corrupt."""
+    allocated = {ordinal for ordinal, owner in enumerate(block.allocations) if owner is not None}
+    owners_known = all(block.allocations[ordinal] in range(len(block.attributes)) for ordinal in allocated)
+    free = set(block.unallocated)
+    try:
+        size = parse_cidr(block.cidr).size
+    except BadRequest as error:
+        raise Corrupt(f"block {block.cidr} is named by no CIDR: {error}") from error
+    if (
+        len(block.allocations) != size
+        or not owners_known
+        or len(free) != len(block.unallocated)
+        or allocated & free
+        or len(allocated | free) != size
+    ):
+        raise Corrupt(f"block {block.cidr} is unsound: its ordinals are not each allocated or free exactly once")
+    return block
+
+
+def assign_next(block: Block, attribute: Attribute) -> tuple[Block, int]:
+    """Give the address that has been free longest to the owner; the block must have one."""
+    return assign_ordinal(block, block.unallocated[0], attribute)
+
+
+def assign_ordinal(block: Block, ordinal: int, attribute: Attribute) -> tuple[Block, int]:
+    """Give this very address to the owner; raises AddressInUse, naming who holds it."""
+    if ordinal not in block.unallocated:
+        address = parse_cidr(block.cidr).address(ordinal)
+        raise AddressInUse(f"address {address} is in use by {describe(owner_of(block, ordinal))}")
+    attributes = block.attributes
+    if attribute not in attributes:
+        attributes = (*attributes, attribute)
+    allocations = list(block.allocations)
+    allocations[ordinal] = attributes.index(attribute)
+    return replace(
+        block,
+        allocations=tuple(allocations),
+        unallocated=tuple(free for free in block.unallocated if free != ordinal),
+        attributes=attributes,
+        sequence=block.sequence + 1,
+        allocation_sequence={**block.allocation_sequence, ordinal: block.sequence},
+    ), ordinal
+
+
+def free(block: Block, ordinals: Iterable[int]) -> Block:
+    """Return the block with these allocated ordinals at the end of the queue, and owners of nothing left out."""
+    freed = sorted(set(ordinals))
+    allocations = [None if ordinal in freed else owner for ordinal, owner in enumerate(block.allocations)]
+    used = sorted({owner for owner in allocations if owner is not None})
+    renumbered = {old: new for new, old in enumerate(used)}
+    return replace(
+        block,
+        allocations=tuple(None if owner is None else renumbered[owner] for owner in allocations),
+        unallocated=(*block.unallocated, *freed),
+        attributes=tuple(block.attributes[owner] for owner in used),
+        sequence=block.sequence + 1,
+        allocation_sequence={at: number for at, number in block.allocation_sequence.items() if at not in freed},
+    )
+
+
+def owner_of(block: Block, ordinal: int) -> Attribute | None:
+    """Return who holds an ordinal, or None when it is free."""
+    index = block.allocations[ordinal]
+    return None if index is None else block.attributes[index]
+
+
+def held(block: Block, wanted: Callable[[Attribute], bool]) -> list[int]:
+    """Return the ordinals whose owner is wanted."""
+    matching = {index for index, attribute in enumerate(block.attributes) if wanted(attribute)}
+    return [ordinal for ordinal, owner in enumerate(block.allocations) if owner in matching]
+
+
+def describe(attribute: Attribute | None) -> str:
+    """Name an owner for a person: the pod if it is known, the container and interface, else the handle."""
+    if attribute is None:
+        return "nobody"
+    owner = attribute.owner
+    pod = f"pod {owner.get('namespace', '?')}/{owner['pod']} " if owner.get("pod") else ""
+    if owner.get("container"):
+        return f"{pod}container {owner['container']} interface {owner.get('interface', '?')}"
+    return f"{pod}handle {attribute.handle}"

@@ -1,0 +1,63 @@
+"""Who holds which address."""
+
+from __future__ import annotations
+
+from datastore import keys
+from datastore.api import Missing
+from datastore.frozen import frozen
+from datastore.model import block_of, handle_of
+from ipam.affinity import read_block
+from ipam.block import check, owner_of
+from ipam.cidr import BITS, block_at, parse_cidr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datastore.api import Store
+    from datastore.model import Attribute, Block
+    from ipam.cidr import Address
+    from ipam.handle import Owner
+
+
+@frozen
+class Allocation:
+    """An address in use, and who holds it."""
+
+    address: Address
+    attribute: Attribute
+
+
+def allocations(store: Store) -> Iterator[Allocation]:
+    """Yield every address in use, block by block. Raises Corrupt."""
+    for family in (4, 6):
+        for record in store.records(keys.blocks(family)):
+            yield from _in_block(check(block_of(record)))
+
+
+def holdings(store: Store, owner: Owner) -> list[Allocation]:
+    """Return what one owner holds. Raises Corrupt."""
+    try:
+        handle = handle_of(store.get(keys.handle(owner.handle_id)))
+    except Missing:
+        return []
+    stored = [read_block(store, parse_cidr(cidr)) for cidr in handle.blocks]
+    return [found for item in stored if item for found in _in_block(item[0]) if owner.holds(found.attribute)]
+
+
+def holder(store: Store, address: Address) -> Allocation | None:
+    """Return who holds an address, or None; the block sizes tried are those of the blocks there are. Raises Corrupt."""
+    sizes = {parse_cidr(keys.block_cidr(key)).prefix for key in store.keys(keys.blocks(address.family))}
+    for prefix in sorted(sizes & set(range(BITS[address.family] + 1))):
+        stored = read_block(store, block_at(address, prefix))
+        if stored:
+            return next((found for found in _in_block(stored[0]) if found.address == address), None)
+    return None
+
+
+def _in_block(block: Block) -> Iterator[Allocation]:
+    cidr = parse_cidr(block.cidr)
+    for ordinal in range(cidr.size):
+        attribute = owner_of(block, ordinal)
+        if attribute is not None:
+            yield Allocation(cidr.address(ordinal), attribute)

@@ -1,0 +1,210 @@
+"""Pools: which there are, which may be used, what blocks they are cut into, and the default one of a new datastore."""
+
+from __future__ import annotations
+
+import time
+
+from datastore import keys
+from datastore.api import Exists
+from datastore.frozen import frozen
+from datastore.model import pool_of
+from ipam.cidr import BITS, Cidr, parse_cidr
+from ipam.errors import BadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from datastore.api import Json, Store
+    from datastore.model import Pool
+
+DEFAULT_CIDR = "192.168.0.0/16"
+FALLBACK_CIDRS = tuple(f"172.{second}.0.0/16" for second in range(16, 32))  # Calico's, where the host uses the default
+BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
+DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
+RESERVED = ("169.254.0.0/16", "fe80::/10")
+MODES = {"": "Never", "off": "Never", "never": "Never", "crosssubnet": "CrossSubnet", "always": "Always"}
+
+
+def all_pools(store: Store, family: int) -> list[Pool]:
+    """Return every pool of the family, in name order. Raises Corrupt."""
+    pools = [pool_of(record) for record in store.records(keys.IPPOOLS)]
+    return [pool for pool in pools if (":" in pool.cidr) == (family == 6)]
+
+
+def usable(pools: Sequence[Pool], requested: Sequence[str], family: int) -> list[Pool]:
+    """Return the pools to assign from: those requested by name or CIDR, else every enabled one for automatic use.
+
+    Selectors do not bind a request (Calico: determinePools). Raises BadRequest for a requested pool that cannot serve.
+    """
+    if not requested:
+        return [pool for pool in pools if why_not(pool) is None]
+    chosen = []
+    for wanted in requested:
+        match = [pool for pool in pools if wanted in (pool.name, pool.cidr)]
+        if not match:
+            known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
+            raise BadRequest(f'requested IPv{family} pool "{wanted}" does not exist; IPv{family} pools are: {known}')
+        if match[0].disabled:
+            raise BadRequest(f'requested pool "{wanted}" is disabled')
+        chosen.extend(match)
+    return chosen
+
+
+def why_not(pool: Pool) -> str | None:
+    """Return why a pool is not used unless a request names it, or None when it is."""
+    if pool.disabled:
+        return "disabled"
+    if pool.assignment_mode != "Automatic":
+        return f"assignmentMode {pool.assignment_mode}"
+    if pool.allowed_uses and "Workload" not in pool.allowed_uses:
+        return "not for workloads (allowedUses)"
+    if pool.node_selector != "all()" or pool.namespace_selector:
+        return "selectors other than all() are not evaluated by this release"
+    return None
+
+
+def pool_of_address(pools: Iterable[Pool], inside: Cidr) -> Pool | None:
+    """Return the pool that a range lies in."""
+    return next((pool for pool in pools if inside in parse_cidr(pool.cidr)), None)
+
+
+def blocks(pool: Pool) -> Iterator[Cidr]:
+    """Yield the CIDRs of all blocks the pool can be cut into, from its start."""
+    whole = parse_cidr(pool.cidr)
+    size = 1 << (BITS[whole.family] - pool.block_size)
+    for first in range(whole.first, whole.last + 1, size):
+        yield Cidr(whole.family, first, pool.block_size)
+
+
+def block_count(pool: Pool) -> int:
+    """Return how many blocks the pool can be cut into."""
+    return 1 << (pool.block_size - parse_cidr(pool.cidr).prefix)
+
+
+def seed_default_pools(
+    store: Store,
+    env: Mapping[str, str],
+    families: Iterable[int] = (),
+    host_networks: Callable[[], Iterable[str]] = tuple,
+) -> list[str]:
+    """Create the default pool of each family that has no pool; return the names of those created.
+
+    Settings are calico-node's: CALICO_IPV4POOL_CIDR (`none` for no pool) and its companions, NO_DEFAULT_POOLS. IPv6 is
+    seeded when its CIDR is set or `families` asks for it. `host_networks` tells the CIDRs the host has routes to: where
+    the IPv4 default overlaps one, the first free 172.16-31.0.0/16 is taken. Raises BadRequest naming the bad setting.
+    """
+    wanted = {4, *families} | ({6} if env.get("CALICO_IPV6POOL_CIDR") else set())
+    created = []
+    for family in sorted(wanted):
+        with store.exclusive():
+            if not seedable(env, family) or all_pools(store, family):
+                continue
+            resource = _default_pool(env, family, host_networks)
+            name = resource["metadata"]["name"]
+            try:
+                store.create(keys.ippool(name), resource)
+            except Exists:
+                continue
+            created.append(name)
+    return created
+
+
+@frozen
+class _Settings:
+    """What the environment says of one family's default pool."""
+
+    env: Mapping[str, str]
+    family: int
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.env.get(self.variable(name)) or default
+
+    def variable(self, name: str) -> str:
+        return f"CALICO_IPV{self.family}POOL_{name}"
+
+    def mode(self, name: str) -> str:
+        text = self.text(name)
+        if text.lower() not in MODES:
+            raise BadRequest(f'{self.variable(name)}="{text}": expected Never, CrossSubnet or Always')
+        return MODES[text.lower()]
+
+    def truth(self, name: str, default: bool) -> bool:
+        text = self.text(name, str(default)).lower()
+        if text not in ("true", "false"):
+            raise BadRequest(f'{self.variable(name)}="{text}": expected true or false')
+        return text == "true"
+
+    def block_size(self) -> int:
+        text = self.text("BLOCK_SIZE", str(DEFAULT_BLOCK_SIZE[self.family]))
+        low, high = BLOCK_SIZES[self.family]
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise BadRequest(f'{self.variable("BLOCK_SIZE")}="{text}": expected a prefix length from {low} to {high}')
+        return int(text)
+
+
+def seedable(env: Mapping[str, str], family: int) -> bool:
+    """Tell whether the environment lets a default pool of the family be made."""
+    refused = env.get("NO_DEFAULT_POOLS", "").lower() == "true"
+    return not refused and env.get(f"CALICO_IPV{family}POOL_CIDR", "").lower() != "none"
+
+
+def _default_pool(env: Mapping[str, str], family: int, host_networks: Callable[[], Iterable[str]]) -> Json:
+    """Return the IPPool resource to create; raises BadRequest."""
+    settings = _Settings(env, family)
+    cidr, block_size = settings.text("CIDR") or _free_cidr(family, host_networks), settings.block_size()
+    validate(cidr, family, block_size, settings.variable("CIDR"))
+    ipip, vxlan = settings.mode("IPIP"), settings.mode("VXLAN")
+    if ipip != "Never" and (vxlan != "Never" or family == 6):
+        raise BadRequest(f'{settings.variable("IPIP")}="{ipip}": cannot be used with VXLAN, nor with IPv6')
+    return {
+        "kind": "IPPool",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": {
+            "name": f"default-ipv{family}-ippool",
+            "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+        "spec": {
+            "cidr": cidr,
+            "blockSize": block_size,
+            "ipipMode": ipip,
+            "vxlanMode": vxlan,
+            "natOutgoing": settings.truth("NAT_OUTGOING", family == 4),
+            "nodeSelector": settings.text("NODE_SELECTOR", "all()"),
+            "disableBGPExport": settings.truth("DISABLE_BGP_EXPORT", False),
+            "allowedUses": ["Workload", "Tunnel"],
+            "assignmentMode": "Automatic",
+        },
+    }
+
+
+def validate(cidr: str, family: int, block_size: int, setting: str) -> None:
+    """Raise BadRequest, naming the setting, unless blocks can be cut from this range (Calico: IPPool validation)."""
+    import netaddr
+
+    try:
+        network = netaddr.IPNetwork(cidr, expand_partial=False)
+    except (netaddr.AddrFormatError, ValueError):
+        raise BadRequest(f'{setting}="{cidr}" is not a CIDR') from None
+    if network.version != family:
+        raise BadRequest(f'{setting}="{cidr}" is not an IPv{family} CIDR')
+    if str(network.cidr) != cidr:
+        raise BadRequest(f'{setting}="{cidr}" has bits set behind its prefix; did you mean {network.cidr}?')
+    if network.prefixlen > block_size:
+        raise BadRequest(f'{setting}="{cidr}" is smaller than one block (/{block_size})')
+    for reserved in map(netaddr.IPNetwork, RESERVED):
+        if network.version == reserved.version and (network in reserved or reserved in network):
+            raise BadRequest(f'{setting}="{cidr}" overlaps {reserved}, which is reserved for link-local addresses')
+
+
+def _free_cidr(family: int, host_networks: Callable[[], Iterable[str]]) -> str:
+    """Return the default range of the family, out of the way of the host's own networks."""
+    if family == 6:
+        from secrets import token_bytes
+
+        return str(Cidr(6, int.from_bytes(b"\xfd" + token_bytes(5) + bytes(10), "big"), 48))  # RFC 4193 section 3.2.2
+    taken = [parse_cidr(text) for text in host_networks()]
+    for candidate in (DEFAULT_CIDR, *FALLBACK_CIDRS):
+        if not any(cidr.prefix and parse_cidr(candidate).overlaps(cidr) for cidr in taken):
+            return candidate
+    raise BadRequest("every default pool range overlaps a network of this host; set CALICO_IPV4POOL_CIDR")

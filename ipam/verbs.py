@@ -1,0 +1,75 @@
+"""The verbs of `calico-ipam`. With __main__ the only module here that knows CNI.
+
+It serves main plugins that wire in their own way, and knows nothing of their interfaces: an attachment is gone when the
+runtime says so.
+"""
+
+from __future__ import annotations
+
+from cni_calico import addresses
+from cni_calico.dataplane import GATEWAY
+from cni_calico.errors import DRIFT, INVALID_CONFIG, CniError
+from cni_calico.result import Ip, Result, Route
+from ipam.cidr import BITS
+from ipam.find import holdings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_calico.skel import Call
+    from ipam.assign import Assigned
+
+
+def add(call: Call) -> Result:
+    """Assign; the result has the block's mask (an address asked for has its own) and Calico's gateway."""
+    store = addresses.store_of(call)
+    with store.exclusive():
+        addresses.refuse_duplicate(call, store)
+        given = addresses.give(call, store)
+    return Result(ips=tuple(map(_ip, given)), routes=_routes(call), dns=call.conf.dns)
+
+
+def delete(call: Call) -> None:
+    """Release; having nothing is no error."""
+    addresses.take(addresses.store_of(call), call.attachment)
+
+
+def check(call: Call) -> None:
+    """Raise CniError 105 unless prevResult has every address recorded as this attachment's, and there is one."""
+    if call.conf.previous is None:
+        raise CniError(INVALID_CONFIG, "CHECK needs prevResult, which the configuration does not have")
+    held = {str(item.address) for item in holdings(addresses.store_of(call), call.attachment.owner({}))}
+    told = {ip.bare for ip in call.conf.previous.ips}
+    if not held or not held <= told:
+        raise CniError(DRIFT, f"addresses recorded for container {call.attachment.container_id} interface "
+                              f"{call.attachment.ifname} are {', '.join(sorted(held)) or 'none'}, but prevResult has "
+                              f"{', '.join(sorted(told)) or 'none'}; delete and add the attachment to repair it")
+
+
+def gc(call: Call) -> None:
+    """Release what belongs to no valid attachment. Without a list nothing is released: nothing is provably gone."""
+    valid = call.conf.valid_attachments
+    if valid is None:
+        return
+    store = addresses.store_of(call)
+    for attachment in addresses.attachments(store, call.conf.name):
+        if (attachment.container_id, attachment.ifname) not in valid:
+            call.log.info("GC released", attachment=attachment.alias,
+                          addresses=",".join(addresses.take(store, attachment)))
+
+
+def status(call: Call) -> None:
+    """Raise CniError 50 unless an address of each family could be assigned."""
+    addresses.require_room(call, addresses.store_of(call))
+
+
+VERBS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
+
+
+def _ip(given: Assigned) -> Ip:
+    address = given.address
+    prefix = BITS[address.family] if given.requested else given.block.prefix
+    return Ip(f"{address}/{prefix}", str(GATEWAY[address.family]))
+
+
+def _routes(call: Call) -> tuple[Route, ...]:
+    return tuple(Route(str(route.get("dst")), str(route.get("gw") or "")) for route in call.conf.ipam.routes)
