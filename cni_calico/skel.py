@@ -111,10 +111,14 @@ def _carry_out(
             _refuse_own_netns(env)
     conf = parse(body, version, strict)
     args = parse_args(env.get("CNI_ARGS", ""), strict)
-    log = open_log(conf.log).about(**_words(attachment, args))
+    words = _words(attachment, args)
+    log = open_log(conf.log).about(**words)
     try:
         call = Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log)
         return _timed(plugin.verbs()[command], call)
+    except Exception as error:
+        known, whose = as_cni_error(error), ", ".join(f"{name} {word}" for name, word in words.items())
+        raise CniError(known.code, known.msg, f"{known.details}; {whose}" if known.details else whose) from error
     finally:
         close_log(log)
 

@@ -91,6 +91,7 @@ def block_json(block: Block) -> Json:
     """Return a block as Calico writes it."""
     attributes = [{**item.extra, "handle_id": item.handle, "secondary": dict(item.owner)} for item in block.attributes]
     return {
+        "deleted": False,
         **block.extra,
         "cidr": block.cidr,
         "affinity": block.affinity,
@@ -99,7 +100,6 @@ def block_json(block: Block) -> Json:
         "attributes": attributes,
         "sequenceNumber": block.sequence,
         "sequenceNumberForAllocation": {str(ordinal): at for ordinal, at in block.allocation_sequence.items()},
-        "deleted": block.extra.get("deleted", False),
     }
 
 

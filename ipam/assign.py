@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from datastore import keys
-from datastore.api import Conflict
+from datastore.api import Conflict, Exists, Missing
 from datastore.frozen import frozen
 from datastore.model import Attribute, block_json
 from ipam.affinity import claim, own_blocks, read_block
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ipam.affinity import Stored
     from ipam.cidr import Cidr
     from ipam.handle import Owner
+
+LOST_RACE = (Conflict, Exists, Missing)  # another writer was faster: look again
 
 
 @frozen
@@ -88,7 +90,10 @@ def _assign_any(store: Store, request: Request, family: int) -> Assigned:
     pools = _pools(store, request, family)
     chosen = usable(pools, request.pools.get(family, ()), family)
     for _ in range(ATTEMPTS):
-        found = next(_steps(store, request.node, family, chosen), None)
+        try:
+            found = next(_steps(store, request.node, family, chosen), None)
+        except LOST_RACE:
+            continue
         if found is None:
             from ipam.usage import why_exhausted
 
@@ -131,7 +136,10 @@ def _assign_address(store: Store, request: Request, address: Address) -> Assigne
         raise BadRequest(f"address {address} is in pool {pool.name}, which is not for workloads (allowedUses)")
     cidr = block_at(address, pool.block_size)
     for _ in range(ATTEMPTS):
-        stored = read_block(store, cidr) or claim(store, request.node, cidr)
+        try:
+            stored = read_block(store, cidr) or claim(store, request.node, cidr)
+        except LOST_RACE:
+            continue
         given = stored and _take(store, request, stored, address.number - cidr.first, requested=True)
         if given:
             return given

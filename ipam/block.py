@@ -29,7 +29,7 @@ def new_block(cidr: Cidr, node: str, now_ns: int, claimed_at: str) -> Block:
         attributes=(),
         sequence=now_ns,
         allocation_sequence={},
-        extra={"affinity_claim_time": claimed_at},
+        extra={"affinity_claim_time": claimed_at, "deleted": False},
     )
 
 

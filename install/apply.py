@@ -1,0 +1,96 @@
+"""Carrying out a plan so that a failure at any step leaves what was there, and the configuration comes last.
+
+Everything that can fail for want of space, rights or sense happens first: the library tree, every file under a
+temporary name, the pools. Only renames are left then.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from install import files, tree
+from install.errors import InstallError
+from install.report import Report
+from install.seed import seed_pools
+from install.trampoline import ENTRY_MODULES, tree_of
+
+if TYPE_CHECKING:
+    from install.files import NewFile
+    from install.plan import Plan
+    from install.tree import Tree
+
+
+def preview(plan: Plan) -> Report:
+    """Return what `apply` would do, having written nothing."""
+    report = Report(dry_run=True, warnings=list(plan.warnings))
+    if plan.tree:
+        report.add("unchanged" if tree.is_complete(plan.tree.path) else "install", plan.tree.path)
+    if plan.settings.datastore_type == "file":
+        report.add("create", f"the default pools in {plan.settings.datastore_dir}", "if it has none")
+    _note_files(plan, {file for file in plan.files if not file.is_current()}, report)
+    if plan.old_conflist:
+        report.add("remove", plan.old_conflist)
+    return report
+
+
+def apply(plan: Plan) -> Report:
+    """Put everything in its place and return what was done. Raises InstallError; what was there is then still there."""
+    report = Report(warnings=list(plan.warnings))
+    with ExitStack() as directories, ExitStack() as lock, ExitStack() as new_tree, ExitStack() as temporaries:
+        for folder in dict.fromkeys(file.path.parent for file in plan.files):
+            files.make_directory(folder, directories)
+        if plan.tree:
+            files.make_directory(plan.tree.path.parent, directories)
+            lock.enter_context(files.locked(plan.tree.path.parent))
+            _provide(plan.tree, new_tree, report)
+        changed = [file for file in plan.files if not file.is_current()]
+        for file in changed:
+            files.stage(file, temporaries)
+        for pool in seed_pools(plan.settings):
+            report.add("create", f"pool {pool}")
+        directories.pop_all()
+        new_tree.pop_all()
+        for file in changed:
+            files.commit(file)
+        _note_files(plan, set(changed), report)
+        _tidy(plan, report)
+    return report
+
+
+def _provide(library: Tree, undo: ExitStack, report: Report) -> None:
+    """Build the library tree unless it is there, whole."""
+    if tree.is_complete(library.path):
+        report.add("unchanged", library.path)
+    else:
+        is_new = not library.path.exists()
+        tree.build(library)
+        if is_new:
+            undo.callback(tree.remove, library.path)
+        report.add("install", library.path)
+    tree.mark_used(library.path)
+
+
+def _note_files(plan: Plan, changed: set[NewFile], report: Report) -> None:
+    for path in plan.kept:
+        report.add("keep", path, "UPDATE_CNI_BINARIES=false")
+    for file in plan.files:
+        report.add("install" if file in changed else "unchanged", file.path)
+
+
+def _tidy(plan: Plan, report: Report) -> None:
+    """Remove the configuration under its old name and the trees nobody runs; what cannot be removed is a warning."""
+    if plan.old_conflist:
+        report.add("remove", plan.old_conflist)
+        files.remove(plan.old_conflist)
+    if not plan.tree:
+        return
+    library = plan.settings.layout.library
+    executables = (folder / name for folder in plan.settings.layout.bin_dirs for name in ENTRY_MODULES)
+    in_use = {plan.tree.path.name, *filter(None, map(tree_of, executables))}
+    try:
+        for path in (*tree.leftovers(library), *tree.stale(library, in_use)):
+            tree.remove(path)
+            report.add("remove", path, "former library")
+    except InstallError as error:
+        report.warnings.append(str(error))

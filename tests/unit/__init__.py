@@ -1,0 +1,1 @@
+"""Tests that need nothing but files and processes of their own."""

@@ -1,0 +1,424 @@
+"""Assigning and releasing against a store: the staircase, addresses asked for, exhaustion, and death between writes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from datastore import keys
+from datastore.api import Conflict, Corrupt, Record
+from datastore.file import FileStore
+from datastore.memory import MemoryStore
+from datastore.model import block_of, handle_of
+from ipam.assign import Request, assign
+from ipam.block import check
+from ipam.errors import AddressInUse, BadRequest, Exhausted
+from ipam.find import allocations, holder, holdings
+from ipam.handle import Owner
+from ipam.release import release, take_back
+from ipam.usage import has_room
+
+ENV = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/28", "CALICO_IPV4POOL_BLOCK_SIZE": "30", "CALICO_IPV6POOL_CIDR": "fd00::/126",
+       "CALICO_IPV6POOL_BLOCK_SIZE": "127"}
+SMALL = {**ENV, "CALICO_IPV6POOL_CIDR": "fd00::/122", "CALICO_IPV6POOL_BLOCK_SIZE": "122"}
+
+
+class Died(BaseException):
+    """The process ended here, as far as the store can tell."""
+
+
+class DyingStore(MemoryStore):
+    """A store whose process dies just before its n-th write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes_left = -1
+
+    def _put(self, key: str, value: Any) -> Record:
+        self._count()
+        return super()._put(key, value)
+
+    def delete(self, key: str, revision: int) -> None:
+        self._require(key, revision)
+        self._count()
+        super().delete(key, revision)
+
+    def _count(self) -> None:
+        if self.writes_left == 0:
+            raise Died
+        self.writes_left -= 1
+
+
+def owner(name: str, ifname: str = "eth0", network: str = "net") -> Owner:
+    return Owner(f"{network}.{name}", {"network": network, "container": name, "interface": ifname})
+
+
+def request(name: str, ifname: str = "eth0", node: str = "n1", **more: Any) -> Request:
+    return Request(node, owner(name, ifname), **{"env": SMALL, **more})
+
+
+def addresses(given: Any) -> list[str]:
+    return [str(item.address) for item in given]
+
+
+def sound(store: Any) -> dict[str, str]:
+    """Check every invariant of the stored state; return address -> container."""
+    found = {}
+    counts: dict[tuple[str, str], int] = {}
+    for family in (4, 6):
+        for record in store.records(keys.blocks(family)):
+            block = check(block_of(record))
+            for attribute in (block.attributes[index] for index in block.allocations if index is not None):
+                counts[attribute.handle or "", block.cidr] = counts.get((attribute.handle or "", block.cidr), 0) + 1
+    handles = [handle_of(record) for record in store.records(keys.HANDLES)]
+    assert {(handle.handle_id, cidr): count for handle in handles for cidr, count in handle.blocks.items()} == counts
+    for allocation in allocations(store):
+        assert str(allocation.address) not in found
+        found[str(allocation.address)] = allocation.attribute.owner["container"]
+    return found
+
+
+def test_from_own_block_then_the_next() -> None:
+    """A node fills the block it has before it claims the next one."""
+    store = MemoryStore()
+    given = [addresses(assign(store, request(f"c{n}")))[0] for n in range(6)]
+    assert given == [f"10.0.0.{n}" for n in range(6)]
+    assert [keys.block_cidr(key) for key in store.keys(keys.affinities("n1", 4))] == ["10.0.0.0/30", "10.0.0.4/30"]
+    assert {record.value["state"] for record in store.records(keys.affinities("n1", 4))} == {"confirmed"}
+    assert len(sound(store)) == 6
+
+
+def test_nodes_have_blocks_of_their_own() -> None:
+    """Another node gets another block."""
+    store = MemoryStore()
+    assert addresses(assign(store, request("a"))) == ["10.0.0.0"]
+    assert addresses(assign(store, request("b", node="n2"))) == ["10.0.0.4"]
+
+
+def test_both_families() -> None:
+    """A dual-stack request gets one of each; releasing gives both back."""
+    store = MemoryStore()
+    assert addresses(assign(store, request("a", families=(4, 6)))) == ["10.0.0.0", "fd00::"]
+    assert sorted(map(str, release(store, owner("a")))) == ["10.0.0.0", "fd00::"]
+    assert sound(store) == {}
+    assert store.keys(keys.HANDLES) == []
+
+
+def test_a_family_that_fails_frees_the_other() -> None:
+    """No IPv6 address means no IPv4 address either, and nothing is left of it."""
+    store = MemoryStore()
+    env = {**SMALL, "CALICO_IPV6POOL_CIDR": "none"}
+    with pytest.raises(Exhausted, match="no IPv6 pool"):
+        assign(store, request("a", families=(4, 6), env=env))
+    assert sound(store) == {}
+
+
+def test_exhaustion_names_pool_and_counts() -> None:
+    """The message of a full pool has its name, range and counts."""
+    store = MemoryStore()
+    assign(store, request("c0"))
+    for n in range(1, 16):
+        assert has_room(store, "n1", 4, {})
+        assign(store, request(f"c{n}"))
+    assert not has_room(store, "n1", 4, {})
+    with pytest.raises(Exhausted, match=r"default-ipv4-ippool 10\.0\.0\.0/28 has 16 of 16 addresses in use in 4 of 4"):
+        assign(store, request("more"))
+    release(store, owner("c7"))
+    assert has_room(store, "n1", 4, {})
+    assert addresses(assign(store, request("more"))) == ["10.0.0.7"]
+
+
+def test_a_freed_address_rests() -> None:
+    """A freed address is used again only after all that were free before."""
+    store = MemoryStore()
+    assign(store, request("a"))
+    release(store, owner("a"))
+    assert [addresses(assign(store, request(f"c{n}")))[0][-1] for n in range(4)] == ["1", "2", "3", "0"]
+
+
+@pytest.mark.parametrize("asked", ["10.0.0.9", "10.0.0.9/24"])
+def test_an_address_asked_for(asked: str) -> None:
+    """An address asked for is given from a block claimed for it, once."""
+    store = MemoryStore()
+    given = assign(store, request("a", addresses=(asked,)))
+    assert (addresses(given), str(given[0].block), given[0].requested) == (["10.0.0.9"], "10.0.0.8/30", True)
+    with pytest.raises(AddressInUse, match="container a"):
+        assign(store, request("b", addresses=(asked,)))
+    assert sound(store) == {"10.0.0.9": "a"}
+
+
+def test_an_address_asked_for_and_the_other_family() -> None:
+    """A family that no address was asked of gets one by itself; the same address twice is one."""
+    given = assign(MemoryStore(), request("a", families=(4, 6), addresses=("10.0.0.9", "10.0.0.9")))
+    assert addresses(given) == ["10.0.0.9", "fd00::"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"addresses": ("10.1.0.1",)}, "no enabled pool"),
+        ({"addresses": ("x",)}, "not an IP address"),
+        ({"addresses": ("10.0.0.1", "10.1.0.1")}, "no enabled pool"),
+        ({"pools": {4: ("nope",)}}, "does not exist"),
+        ({"pools": {4: ("default-ipv6-ippool",)}}, "does not exist"),
+    ],
+)
+def test_requests_that_cannot_be_met(more: dict[str, Any], message: str) -> None:
+    """A request for what no pool has is refused whole, and leaves nothing."""
+    store = MemoryStore()
+    with pytest.raises(BadRequest, match=message):
+        assign(store, request("a", **more))
+    assert sound(store) == {}
+
+
+@pytest.mark.parametrize("name", ["second", "10.9.0.0/24"])
+def test_pools_by_name_and_by_range(name: str) -> None:
+    """A pool may be asked for by its name or its CIDR; without asking, pools serve in name order."""
+    store = MemoryStore()
+    assign(store, request("a"))
+    spec = {"cidr": "10.9.0.0/24", "blockSize": 26, "nodeSelector": "all()"}
+    store.create(keys.ippool("second"), {"metadata": {"name": "second"}, "spec": spec})
+    assert addresses(assign(store, request("b", pools={4: (name,)}))) == ["10.9.0.0"]
+    assert addresses(assign(store, request("c"))) == ["10.0.0.1"]
+
+
+@pytest.mark.parametrize("spec", [{"disabled": True}, {"assignmentMode": "Manual"}, {"allowedUses": ["Tunnel"]},
+                                  {"nodeSelector": "rack == 'x'"}])
+def test_pools_passed_over(spec: dict[str, Any]) -> None:
+    """A pool that may not be used is not, and the message says why."""
+    store = MemoryStore()
+    pool = {"metadata": {"name": "p"}, "spec": {"cidr": "10.9.0.0/24", "blockSize": 26, **spec}}
+    store.create(keys.ippool("p"), pool)
+    with pytest.raises(Exhausted, match="passed over"):
+        assign(store, request("a"))
+
+
+def test_interfaces_of_one_container_are_told_apart() -> None:
+    """Releasing one interface's address leaves the other's, though they share the handle; so do look-alike names."""
+    store = MemoryStore()
+    assign(store, request("a", "eth0"))
+    assign(store, request("a", "net1"))
+    assert handle_of(store.get(keys.handle("net.a"))).blocks == {"10.0.0.0/30": 2}
+    assert release(store, owner("a", "eth0"))
+    assert [str(held.address) for held in holdings(store, owner("a", "net1"))] == ["10.0.0.1"]
+    dotted = Owner("net.b.c", {"network": "net.b", "container": "c", "interface": "eth0"})
+    assign(store, Request("n1", dotted, env=SMALL))
+    assert release(store, owner("b.c")) == []
+    assert len(release(store, dotted)) == 1
+    sound(store)
+
+
+def test_release_of_nothing() -> None:
+    """Releasing what was never assigned, or twice, is no error."""
+    store = MemoryStore()
+    assert release(store, owner("a")) == []
+    assign(store, request("a"))
+    assert len(release(store, owner("a"))) == 1
+    assert release(store, owner("a")) == []
+
+
+def test_release_without_pools_or_node() -> None:
+    """Releasing needs neither pool nor node: pools may have been deleted since (rule D7)."""
+    store = MemoryStore()
+    assign(store, request("a", families=(4, 6)))
+    for record in store.records(keys.IPPOOLS):
+        store.delete(record.key, record.revision)
+    assert len(release(store, owner("a"))) == 2
+    assert sound(store) == {}
+
+
+def test_what_is_taken_back_is_only_what_was_given() -> None:
+    """Undoing an assignment does not touch a later one of the same address to the same owner."""
+    store = MemoryStore()
+    first = assign(store, request("a", addresses=("10.0.0.1",)))[0]
+    release(store, owner("a"))
+    assign(store, request("a", addresses=("10.0.0.1",)))
+    take_back(store, first)
+    assert sound(store) == {"10.0.0.1": "a"}
+
+
+def test_holder() -> None:
+    """An address leads to who holds it, whatever the block size."""
+    store = MemoryStore()
+    given = assign(store, request("a", families=(4, 6)))
+    for item in given:
+        found = holder(store, item.address)
+        assert found
+        assert found.attribute.owner["container"] == "a"
+    assert holder(store, given[0].block.address(1)) is None
+
+
+def test_a_block_that_cannot_be_read_stops_everything() -> None:
+    """A damaged block is never assigned from, nor skipped as if it were free."""
+    store = MemoryStore()
+    assign(store, request("a"))
+    record = store.get(keys.block(4, "10.0.0.0/30"))
+    store.update(record.key, {**record.value, "unallocated": []}, record.revision)
+    with pytest.raises(Corrupt, match=r"10\.0\.0\.0/30"):
+        assign(store, request("b"))
+
+
+def test_a_killed_assign_is_healed() -> None:
+    """Wherever an assign dies, a release of the same owner leaves nothing, and the next assign works."""
+    for writes in itertools.count():
+        store = DyingStore()
+        assign(store, request("other", families=(4, 6)))
+        for n in range(3):
+            assign(store, request(f"fill{n}"))
+        before = sound(store)
+        store.writes_left = writes
+        try:
+            assign(store, request("a", families=(4, 6)))
+            finished = True
+        except Died:
+            finished = False
+        store.writes_left = -1
+        release(store, owner("a"))
+        assert sound(store) == before
+        assert len(addresses(assign(store, request("b", families=(4, 6))))) == 2
+        sound(store)
+        if finished:
+            assert writes > 5
+            return
+
+
+def test_a_killed_release_is_healed() -> None:
+    """Wherever a release dies, doing it again leaves nothing of the owner."""
+    for writes in itertools.count():
+        store = DyingStore()
+        assign(store, request("other"))
+        before = sound(store)
+        assign(store, request("a", families=(4, 6)))
+        store.writes_left = writes
+        try:
+            release(store, owner("a"))
+            finished = True
+        except Died:
+            finished = False
+        store.writes_left = -1
+        release(store, owner("a"))
+        assert sound(store) == before
+        if finished:
+            assert writes > 3
+            return
+
+
+class RacyStore(MemoryStore):
+    """A store where another writer often gets in before the write of an existing record."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+
+    def update(self, key: str, value: Any, revision: int) -> Record:
+        if self.random.random() < 0.4:
+            current = self.get(key)
+            super().update(key, current.value, current.revision)
+            raise Conflict("somebody was faster")
+        return super().update(key, value, revision)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_lost_races_are_tried_again(seed: int) -> None:
+    """A write that loses to another is decided anew; counts do not drift."""
+    store = RacyStore(seed)
+    for n in range(8):
+        assign(store, request(f"c{n}", families=(4, 6)))
+    assert len(sound(store)) == 16
+    for n in range(8):
+        release(store, owner(f"c{n}"))
+    assert sound(store) == {}
+
+
+def test_parallel_assigns_on_files(tmp_path: Any) -> None:
+    """Threads with stores of their own on one directory never get the same address."""
+    given: list[str] = []
+
+    def work(worker: int) -> None:
+        store = FileStore(str(tmp_path))
+        for n in range(8):
+            given.extend(addresses(assign(store, request(f"w{worker}n{n}", env={**SMALL, **WIDE}))))
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(given) == len(set(given)) == 48
+    assert len(sound(FileStore(str(tmp_path)))) == 48
+
+
+WIDE = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/24", "CALICO_IPV4POOL_BLOCK_SIZE": "28"}
+
+
+class AllocatorMachine(RuleBasedStateMachine):
+    """Assign, ask, release, take back and die, against a dictionary of who has what."""
+
+    names = st.sampled_from([f"c{n}" for n in range(8)])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = DyingStore()
+        self.model: dict[str, str] = {}
+
+    def _free(self, name: str) -> None:
+        self.model = {address: holder for address, holder in self.model.items() if holder != name}
+
+    @rule(name=names, node=st.sampled_from(["n1", "n2"]), families=st.sampled_from([(4,), (6,), (4, 6)]))
+    def assign_any(self, name: str, node: str, families: tuple[int, ...]) -> None:
+        try:
+            given = addresses(assign(self.store, request(name, node=node, families=families, env=ENV)))
+        except Exhausted:
+            return
+        assert not self.model.keys() & set(given)
+        self.model |= dict.fromkeys(given, name)
+
+    @rule(name=names, last=st.integers(0, 15))
+    def assign_one(self, name: str, last: int) -> None:
+        wanted = f"10.0.0.{last}"
+        try:
+            assign(self.store, request(name, addresses=(wanted,), env=ENV))
+            assert wanted not in self.model
+            self.model[wanted] = name
+        except AddressInUse:
+            assert wanted in self.model
+
+    @rule(name=names)
+    def release_all(self, name: str) -> None:
+        freed = set(map(str, release(self.store, owner(name))))
+        assert freed == {address for address, holder in self.model.items() if holder == name}
+        self._free(name)
+
+    @rule(name=names, writes=st.integers(0, 9), families=st.sampled_from([(4,), (4, 6)]))
+    def die_assigning(self, name: str, writes: int, families: tuple[int, ...]) -> None:
+        self.store.writes_left = writes
+        with suppress(Died, Exhausted):
+            assign(self.store, request(name, families=families, env=ENV))
+        self.store.writes_left = -1
+        release(self.store, owner(name))
+        self._free(name)
+
+    @invariant()
+    def agree(self) -> None:
+        assert sound(self.store) == self.model
+
+    def teardown(self) -> None:
+        """Once everyone has released, nothing is held."""
+        for n in range(8):
+            release(self.store, owner(f"c{n}"))
+        assert sound(self.store) == {}
+        assert self.store.keys(keys.HANDLES) == []
+
+
+TestAllocatorMachine = AllocatorMachine.TestCase
+TestAllocatorMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+

@@ -1,0 +1,216 @@
+"""The Store contract, run over every store; then what only the file store has to prove."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datastore.api import Busy, Conflict, Corrupt, Exists, Missing, Store, Unwritable
+from datastore.file import FileStore
+from datastore.memory import MemoryStore
+
+KEY = "/calico/ipam/v2/handle/net.c1"
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else FileStore(str(tmp_path / "ds"))
+
+
+def test_create_get_update_delete(store: Store) -> None:
+    """A record is read as written, and each write gives it a new revision."""
+    first = store.create(KEY, {"a": 1})
+    assert store.get(KEY) == first
+    second = store.update(KEY, {"a": 2}, first.revision)
+    assert second.revision > first.revision
+    assert store.get(KEY).value == {"a": 2}
+    store.delete(KEY, second.revision)
+    with pytest.raises(Missing):
+        store.get(KEY)
+
+
+def test_create_twice(store: Store) -> None:
+    """A record that exists is not created again, and stays as it is."""
+    store.create(KEY, {"a": 1})
+    with pytest.raises(Exists):
+        store.create(KEY, {"a": 2})
+    assert store.get(KEY).value == {"a": 1}
+
+
+@pytest.mark.parametrize("write", [lambda s, r: s.update(KEY, {}, r), lambda s, r: s.delete(KEY, r)])
+def test_stale_revision(store: Store, write: Callable[[Store, int], object]) -> None:
+    """A write with the revision of an earlier read is a conflict and changes nothing."""
+    old = store.create(KEY, {"a": 1})
+    new = store.update(KEY, {"a": 2}, old.revision)
+    with pytest.raises(Conflict):
+        write(store, old.revision)
+    assert store.get(KEY) == new
+
+
+@pytest.mark.parametrize("write", [lambda s: s.update(KEY, {}, 1), lambda s: s.delete(KEY, 1)])
+def test_missing(store: Store, write: Callable[[Store], object]) -> None:
+    """What is not there can be neither changed nor removed."""
+    with pytest.raises(Missing):
+        write(store)
+
+
+def test_a_record_made_anew_has_another_revision(store: Store) -> None:
+    """Removing and creating again never brings a revision back: a stale writer cannot hit the successor."""
+    old = store.create(KEY, {})
+    store.delete(KEY, old.revision)
+    assert store.create(KEY, {}).revision != old.revision
+
+
+def test_records_and_keys_below_a_prefix(store: Store) -> None:
+    """Listing gives what is below the prefix, in key order, however deep, and nothing beside it."""
+    names = ["host/n1", "host/n1/ipv4/block/10.0.0.0-26", "host/n1/ipv4/block/10.0.0.64-26", "host/n10/ipv4/block/x",
+             "block/fd00::-122", "host/n.json", "host/n.json/ipv4/block/y"]
+    for name in names:
+        store.create(f"/calico/{name}", {"name": name})
+    inside = [f"/calico/{name}" for name in sorted(names) if name.startswith("host/n1/")]
+    assert store.keys("/calico/host/n1/") == inside
+    assert [record.key for record in store.records("/calico/host/n1/")] == inside
+    assert store.keys("/calico/") == sorted(f"/calico/{name}" for name in names)
+    assert store.keys("/nothing/") == []
+
+
+@pytest.mark.parametrize("segment", ["..", ".", ".lock", "a b", "é", "%41", "x" * 250, "ü" * 120, "a.json", "-", "~"])
+def test_odd_names(store: Store, segment: str) -> None:
+    """Any key segment is kept apart and read back, also those that would be special or too long as a file name."""
+    key = f"/calico/odd/{segment}"
+    store.create(key, {"it": segment})
+    store.create("/calico/odd/other", {})
+    assert store.get(key).value == {"it": segment}
+    assert key in store.keys("/calico/odd/")
+    assert {record.key for record in store.records("/calico/odd/")} == {key, "/calico/odd/other"}
+
+
+def test_exclusive_can_be_entered_again(store: Store) -> None:
+    """Whoever holds the store may write to it."""
+    with store.exclusive(), store.exclusive():
+        store.create(KEY, {})
+
+
+def test_values_are_not_shared(store: Store) -> None:
+    """Changing a value that was read or written does not change what is stored."""
+    value = {"list": [1]}
+    store.create(KEY, value)
+    value["list"].append(2)
+    store.get(KEY).value["list"].append(3)
+    assert store.get(KEY).value == {"list": [1]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"key":"/other","revision":1,"value":{}}', b"\0" * 40,
+                                     b'{"key":"' + KEY.encode() + b'","revision":"1","value":{}}'])
+def test_a_torn_file_is_named_and_never_overwritten(tmp_path: Path, content: bytes) -> None:
+    """A file that is no record of its key fails every operation on it, by name, and stays for repair."""
+    store = FileStore(str(tmp_path))
+    store.create(KEY, {})
+    path = Path(store.path(KEY))
+    path.write_bytes(content)
+    for operation in (lambda: store.get(KEY), lambda: store.update(KEY, {}, 1), lambda: store.delete(KEY, 1)):
+        with pytest.raises(Corrupt, match=str(path)):
+            operation()
+    with pytest.raises(Exists):
+        store.create(KEY, {})
+    assert path.read_bytes() == content
+
+
+def test_rights(tmp_path: Path) -> None:
+    """Directories are 0700 and files 0600 whatever the umask: pods' names and addresses are nobody else's business."""
+    old = os.umask(0)
+    try:
+        store = FileStore(str(tmp_path / "a/b"))
+        store.create(KEY, {})
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "a").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_nothing_is_made_by_reading(tmp_path: Path) -> None:
+    """Looking at a datastore that does not exist leaves it so."""
+    store = FileStore(str(tmp_path / "ds"))
+    assert store.keys("/") == []
+    store.check_writable()
+    with pytest.raises(Missing):
+        store.get(KEY)
+    assert not (tmp_path / "ds").exists()
+
+
+def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
+    """A writer that waits in vain says who holds the lock."""
+    store = FileStore(str(tmp_path), lock_seconds=0.1)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        holder.stdout.readline()
+        with pytest.raises(Busy, match=f"process {holder.pid} "):
+            store.create(KEY, {})
+        holder.stdin.write(b"\n")
+        holder.stdin.close()
+    store.create(KEY, {})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_full_and_read_only_disks(tmp_path: Path) -> None:
+    """On a disk that is full or read-only a write fails naming the file, and the old record stays."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    try:
+        store = FileStore(str(disk))
+        record = store.create(KEY, {"a": 1})
+        (disk / "filler").write_bytes(b"x" * (64 * 1024 - 4096 * 6))
+        with pytest.raises(Unwritable, match="No space left"):
+            store.update(KEY, {"a": "x" * 100_000}, record.revision)
+        assert store.get(KEY) == record
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(Unwritable, match="Read-only"):
+            store.update(KEY, {"a": 2}, record.revision)
+        with pytest.raises(Unwritable, match="not writable"):
+            store.check_writable()
+        assert store.get(KEY) == record
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+HOLDER = """
+import sys
+from datastore.file import FileStore
+with FileStore(sys.argv[1]).exclusive():
+    print(flush=True)
+    input()
+"""
+WRITER = """
+import sys
+from datastore.api import Conflict
+from datastore.file import FileStore
+store = FileStore(sys.argv[1])
+for _ in range(50):
+    while True:
+        record = store.get("/n")
+        try:
+            store.update("/n", {"n": record.value["n"] + 1}, record.revision)
+            break
+        except Conflict:
+            continue
+"""
+
+
+def test_no_update_is_lost_between_processes(tmp_path: Path) -> None:
+    """Eight processes that count together lose nothing, with compare-and-swap alone."""
+    store = FileStore(str(tmp_path))
+    store.create("/n", {"n": 0})
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(8)]
+    assert [writer.wait() for writer in writers] == [0] * 8
+    assert store.get("/n").value == {"n": 400}
+    assert json.loads(Path(store.path("/n")).read_text())["key"] == "/n"
