@@ -90,8 +90,8 @@ def open_pod(netns_fd: int) -> Socket:
 def connect(wire: Wire, netns_fd: int, host: Socket, pod: Socket) -> Wired:
     """Wire the pod. What was made before an error is taken away again. Raises CniError."""
     with ExitStack() as undo:
+        undo.callback(disconnect, wire.attachment, host)  # before it is made: an answer may get lost, too
         link = _create(wire, netns_fd, host, pod)
-        undo.callback(host.try_all, [rtmsg.delete_link(link.index)])
         _set_host_sysctls(link.name, wire.families)
         host.do_all(_host_messages(wire, link))
         _refuse_other_ways(wire, link, host)

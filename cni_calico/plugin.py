@@ -14,6 +14,7 @@ from cni_calico.result import Interface, Ip, Result, Route
 from datastore.api import Busy
 from ipam.cidr import BITS, Cidr, block_at, parse_address
 from ipam.errors import BadRequest
+from ipam.release import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add(call: Call) -> Result:
             wired = dataplane.connect(wire, fd, host, pod)
             failed.callback(dataplane.disconnect, call.attachment, host)
             call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
+            failed.callback(endpoint.forget, store, call.attachment)
             endpoint.save(store, call.attachment, node, call.args, wire, wired)
             failed.pop_all()
     return _result(call, given, wire, wired)
@@ -132,8 +134,6 @@ def _assign(call: Call, store: Store, failed: ExitStack) -> Result:
         given: Result = _delegate().add(call)
         failed.callback(_delegate().undo, call)
         return given
-    from ipam.release import take_back
-
     addresses.take(store, call.attachment)
     assigned = addresses.give(call, store)
     for item in assigned:

@@ -18,12 +18,18 @@ from cni_calico.errors import CniError, as_cni_error
 from cni_calico.log import Log, close_log, open_log, stderr
 from cni_calico.result import NEWEST, VERSIONS, Result, to_json
 from cni_calico.version import VERSION
-from datastore.frozen import frozen
+from datastore.frozen import frozen, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, Protocol
+
+    class Sink(Protocol):
+        """Where the answer goes."""
+
+        def write(self, data: bytes, /) -> int | None:
+            """Write some of the data; return how much."""
 
 REQUIRED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
@@ -67,15 +73,19 @@ class Plugin:
 def main(plugin: Plugin) -> int:
     """Run as this process; return its exit code."""
     arguments = sys.argv[1:]
+    # Unbuffered: what could not be written must not be written after all when the interpreter ends.
+    stdout: Sink | None = getattr(sys.stdout.buffer, "raw", None) if sys.stdout else None
     if arguments in (["-v"], ["--version"]):
-        return _print(f"{VERSION}\n".encode(), getattr(sys.stdout, "buffer", None))
+        return _print(f"{VERSION}\n".encode(), stdout)
+    if arguments in (["-h"], ["--help"]):
+        return _print(_usage(plugin).encode(), stdout)
     if arguments:
-        return _print(_usage(plugin).encode(), getattr(sys.stdout, "buffer", None)) if arguments[0] in (
-            "-h", "--help") else _complain(plugin, arguments[0])
-    return run(plugin, os.environ, getattr(sys.stdin, "buffer", None), getattr(sys.stdout, "buffer", None))
+        stderr(f"{plugin.name}: unknown argument {arguments[0]!r}; try {plugin.name} --help\n")
+        return 2
+    return run(plugin, os.environ, sys.stdin.buffer if sys.stdin else None, stdout)
 
 
-def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: BinaryIO | None) -> int:
+def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: Sink | None) -> int:
     """Carry out CNI_COMMAND; write the result or the error as one JSON object; return the exit code (0 or 1)."""
     command = env.get("CNI_COMMAND", "")
     if not command:
@@ -91,16 +101,16 @@ def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: 
         data = _read(stdin)
         body = _decode(data)
         version = _version(body, command)
-        result = _carry_out(plugin, command, env, data, body, version)
+        return _carry_out(plugin, command, env, data, body, version, stdout)
     except Exception as error:  # the last resort: whatever happens, the runtime gets an error object
         return _fail(command, as_cni_error(error), version, stdout)
-    return _reply(to_json(result, version), stdout) if result is not None else 0
 
 
 def _carry_out(
-    plugin: Plugin, command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str
-) -> Result | None:
-    """Check what the verb needs, call it, and log how it went."""
+    plugin: Plugin, command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str,
+    stdout: Sink | None,
+) -> int:
+    """Check what the verb needs, call it, log how it went, and write its result; return the exit code."""
     network = check_network(body.get("name"))
     strict = command != "DEL"
     attachment = Attachment(network, "", "")
@@ -115,7 +125,13 @@ def _carry_out(
     log = open_log(conf.log).about(**words)
     try:
         call = Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log)
-        return _timed(plugin.verbs()[command], call)
+        result = _timed(plugin.verbs()[command], call)
+        if result is None or not _reply(to_json(result, version), stdout):
+            return 0
+        # The runtime is gone, or will take this for a failed ADD, and may never send a DEL (containerd#12922).
+        log.error("nobody took the result; the ADD is undone")
+        _timed(plugin.verbs()["DEL"], replace(call, command="DEL"))
+        return 1
     except Exception as error:
         known, whose = as_cni_error(error), ", ".join(f"{name} {word}" for name, word in words.items())
         raise CniError(known.code, known.msg, f"{known.details}; {whose}" if known.details else whose) from error
@@ -211,7 +227,7 @@ def _refuse_own_netns(env: Mapping[str, str]) -> None:
                                              "a pod needs one of its own")
 
 
-def _fail(command: str, error: CniError, version: str, stdout: BinaryIO | None) -> int:
+def _fail(command: str, error: CniError, version: str, stdout: Sink | None) -> int:
     texts = {"msg": error.msg, "details": error.details}
     if command == "DEL":
         for words, instead in SWALLOWED:
@@ -221,17 +237,20 @@ def _fail(command: str, error: CniError, version: str, stdout: BinaryIO | None) 
     return 1
 
 
-def _reply(body: Mapping[str, Any], stdout: BinaryIO | None) -> int:
+def _reply(body: Mapping[str, Any], stdout: Sink | None) -> int:
     return _print(json.dumps(body).encode() + b"\n", stdout)
 
 
-def _print(data: bytes, stdout: BinaryIO | None) -> int:
+def _print(data: bytes, stdout: Sink | None) -> int:
     """Write to stdout; return 1 when nobody is there to read it."""
     try:
         if stdout is None:
             return 1
-        stdout.write(data)
-        stdout.flush()
+        while data:
+            written = stdout.write(data)
+            if not written:
+                return 1
+            data = data[written:]
     except OSError:
         return 1
     return 0
@@ -243,8 +262,3 @@ def _usage(plugin: Plugin) -> str:
             "A container runtime runs it with CNI_COMMAND and a network configuration on stdin. By hand, for example:\n"
             f"  CNI_COMMAND=VERSION {plugin.name} </dev/null\n"
             f"  {plugin.name} -v    prints the version\n")
-
-
-def _complain(plugin: Plugin, argument: str) -> int:
-    stderr(f"{plugin.name}: unknown argument {argument!r}; try {plugin.name} --help\n")
-    return 2

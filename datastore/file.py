@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
+SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 LONGEST_NAME = 200  # bytes; a file name may have 255 (NAME_MAX), and a suffix follows
 PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:~")
 
@@ -33,7 +34,7 @@ class FileStore:
     """A Store (datastore/api.py) in a directory, which is created 0700 at the first write."""
 
     def __init__(self, root: str, lock: Lock = flock, lock_seconds: float = LOCK_SECONDS) -> None:
-        self.root = root
+        self.root = os.path.abspath(root)
         self._lock = lock
         self._lock_seconds = lock_seconds
         self._depth = 0
@@ -77,18 +78,14 @@ class FileStore:
         """Return every record below the prefix in key order; one removed meanwhile is left out."""
         records = []
         for path in self._files(prefix):
-            try:
-                with open(path, "rb") as file:
-                    records.append(_decode(path, None, file.read()))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise _unusable("read", path, error) from error
+            record = self._read(path)
+            if record:
+                records.append(record)
         return sorted(records, key=lambda record: record.key)
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below the prefix in order, without reading the records."""
-        return sorted(self._key(path) for path in self._files(prefix))
+        return sorted(filter(None, map(self._key, self._files(prefix))))
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -133,8 +130,8 @@ class FileStore:
         disk = os.statvfs(folder)
         if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
             raise Unwritable(f"{folder} of the datastore {self.root} is not writable")
-        if not disk.f_bavail:
-            raise Unwritable(f"the disk of the datastore {self.root} is full")
+        if disk.f_bavail * disk.f_frsize < SPARE_BYTES:
+            raise Unwritable(f"the disk of the datastore {self.root} is full: less than {SPARE_BYTES} bytes are left")
 
     def path(self, key: str) -> str:
         """Return the file that holds the record of this key: what an operator would look at."""
@@ -184,11 +181,30 @@ class FileStore:
 
     def _key(self, path: str) -> str:
         """Return the key of a record file: from its name, or from inside where the name was too long to keep."""
-        parts = path[len(self.root.rstrip("/")) : -len(".json")].split("/")
+        parts = path[len(self.root) : -len(".json")].split("/")
         if any("%~" in part for part in parts):
+            record = self._read(path)
+            return record.key if record else ""
+        try:
+            key = "/".join(map(_unquote, parts))
+        except ValueError:
+            key = ""
+        if self.path(key) != path:
+            raise _stray(path)
+        return key
+
+    def _read(self, path: str) -> Record | None:
+        """Return the record in a file that was listed, None when it has been removed since."""
+        try:
             with open(path, "rb") as file:
-                return _decode(path, None, file.read()).key
-        return "/".join(map(_unquote, parts))
+                record = _decode(path, None, file.read())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unusable("read", path, error) from error
+        if self.path(record.key) != path:
+            raise _stray(path)
+        return record
 
 
 def _name(segment: str) -> str:
@@ -250,6 +266,10 @@ def _sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _stray(path: str) -> Corrupt:
+    return Corrupt(f"file {path} of the datastore is not at the place of the record it is; move it away")
 
 
 def _unusable(verb: str, path: str, error: OSError) -> Unwritable:

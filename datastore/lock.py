@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from datastore.api import Busy
 
@@ -42,7 +42,8 @@ def passing_flock(path: str, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
-        os.unlink(path)  # under the lock: whoever waits sees another inode at the path and opens anew
+        with suppress(OSError):  # a file left behind excludes as well as a new one
+            os.unlink(path)  # under the lock: whoever waits sees another inode at the path and opens anew
         os.close(fd)
 
 

@@ -6,6 +6,7 @@ Keys that a record has and this release does not know are kept in `extra` and wr
 
 from __future__ import annotations
 
+from datastore import keys
 from datastore.api import Corrupt
 from datastore.frozen import frozen
 
@@ -83,8 +84,11 @@ class Pool:
 
 
 def block_of(record: Record) -> Block:
-    """Return the block in a record; raises Corrupt."""
-    return _read(record, _block)
+    """Return the block in a record, which must be of the CIDR in its key; raises Corrupt."""
+    block = _read(record, _block)
+    if block.cidr != keys.block_cidr(record.key):
+        raise Corrupt(f"record {record.key} holds block {block.cidr}, not its own; repair it before its use")
+    return block
 
 
 def block_json(block: Block) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from datastore import keys
-from datastore.api import Exists, Missing
+from datastore.api import Corrupt, Exists, Missing
 from datastore.frozen import replace
 from datastore.model import (
     CONFIRMED,
@@ -23,6 +23,7 @@ from datastore.model import (
 )
 from ipam.block import check, host_affinity, new_block
 from ipam.cidr import parse_cidr
+from ipam.errors import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,19 @@ Stored = tuple["Block", int]
 def own_blocks(store: Store, node: str, family: int) -> Iterator[Cidr]:
     """Yield the CIDRs the node has or was claiming when it died, in key order."""
     for key in store.keys(keys.affinities(node, family)):
-        yield parse_cidr(keys.block_cidr(key))
+        yield _cidr_of(key)
+
+
+def block_cidrs(store: Store, family: int) -> set[Cidr]:
+    """Return the CIDRs of all blocks there are, without reading them."""
+    return {_cidr_of(key) for key in store.keys(keys.blocks(family))}
+
+
+def _cidr_of(key: str) -> Cidr:
+    try:
+        return parse_cidr(keys.block_cidr(key))
+    except BadRequest as error:
+        raise Corrupt(f"record {key} is not named after a block; move it away") from error
 
 
 def read_block(store: Store, cidr: Cidr) -> Stored | None:

@@ -9,22 +9,23 @@ from contextlib import ExitStack
 from functools import partial
 
 from datastore import keys
-from datastore.api import Conflict, Exists, Missing
+from datastore.api import Conflict, Exists, Missing, StoreError
 from datastore.frozen import frozen
 from datastore.model import Attribute, block_json
-from ipam.affinity import claim, own_blocks, read_block
+from ipam.affinity import block_cidrs, claim, own_blocks, read_block
 from ipam.block import assign_ordinal, held
 from ipam.cidr import BITS, Address, block_at, parse_address, parse_cidr
 from ipam.count import ATTEMPTS, set_count
 from ipam.errors import BadRequest, Contended, Exhausted
 from ipam.pool import all_pools, blocks, pool_of_address, seed_default_pools, usable
+from ipam.release import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from datastore.api import Store
-    from datastore.model import Block, Pool
+    from datastore.model import Pool
     from ipam.affinity import Stored
     from ipam.cidr import Cidr
     from ipam.handle import Owner
@@ -64,8 +65,6 @@ def assign(store: Store, request: Request) -> tuple[Assigned, ...]:
 
     Raises BadRequest, Exhausted, AddressInUse, Contended, or a StoreError.
     """
-    from ipam.release import take_back
-
     given: list[Assigned] = []
     with store.exclusive(), ExitStack() as undo:
         for step in _wanted(store, request):
@@ -117,10 +116,15 @@ def _steps(store: Store, node: str, family: int, pools: Sequence[Pool]) -> Itera
 
 
 def _unclaimed(store: Store, family: int, pools: Sequence[Pool]) -> Iterator[Cidr]:
-    taken = {keys.block_cidr(key) for key in store.keys(keys.blocks(family))}
+    """Yield the blocks that share no address with any there is, also of another size: a pool may have been remade."""
+    present = block_cidrs(store, family)
+    sizes = {cidr.prefix for cidr in present}
     for pool in pools:
+        size = pool.block_size
+        within = {block_at(cidr.address(0), size) for cidr in present if cidr.prefix >= size}
+        around = [prefix for prefix in sizes if prefix < size]
         for cidr in blocks(pool):
-            if str(cidr) not in taken:
+            if cidr not in within and not any(block_at(cidr.address(0), prefix) in present for prefix in around):
                 yield cidr
 
 
@@ -134,7 +138,7 @@ def _assign_address(store: Store, request: Request, address: Address) -> Assigne
         raise BadRequest(f"address {address} is in no enabled pool; IPv{address.family} pools are: {known}")
     if pool.allowed_uses and "Workload" not in pool.allowed_uses:
         raise BadRequest(f"address {address} is in pool {pool.name}, which is not for workloads (allowedUses)")
-    cidr = block_at(address, pool.block_size)
+    cidr = _block_for(store, address, pool)
     for _ in range(ATTEMPTS):
         try:
             stored = read_block(store, cidr) or claim(store, request.node, cidr)
@@ -146,23 +150,34 @@ def _assign_address(store: Store, request: Request, address: Address) -> Assigne
     raise Contended(f"block {cidr} kept changing under {ATTEMPTS} attempts to assign {address}; try again")
 
 
+def _block_for(store: Store, address: Address, pool: Pool) -> Cidr:
+    """Return the block that has the address, of whatever size it is; else the one the pool would cut for it."""
+    wanted = block_at(address, pool.block_size)
+    for cidr in block_cidrs(store, address.family):
+        if address in cidr:
+            return cidr
+        if cidr in wanted:
+            raise BadRequest(f"address {address} cannot be given: its block {wanted} would overlap the present block "
+                             f"{cidr}, which was cut when the pool had another block size")
+    return wanted
+
+
 def _take(store: Store, request: Request, stored: Stored, ordinal: int, requested: bool = False) -> Assigned | None:
     """Write one allocation: the handle first, so that no address is held without one; None when the race is lost."""
     block, revision = stored
     owner, cidr = request.owner, parse_cidr(block.cidr)
     updated, _ = assign_ordinal(block, ordinal, Attribute(owner.handle_id, owner.attributes))
-    set_count(store, owner.handle_id, block.cidr, _count(updated, owner.handle_id))
+    count = len(held(updated, lambda attribute: attribute.handle == owner.handle_id))
+    given = Assigned(cidr.address(ordinal), cidr, owner.handle_id, block.sequence, requested)
     try:
+        set_count(store, owner.handle_id, block.cidr, count)
         store.update(keys.block(cidr.family, block.cidr), block_json(updated), revision)
-    except Conflict:
-        current = read_block(store, cidr)
-        set_count(store, owner.handle_id, block.cidr, _count(current[0], owner.handle_id) if current else 0)
-        return None
-    return Assigned(cidr.address(ordinal), cidr, owner.handle_id, block.sequence, requested)
-
-
-def _count(block: Block, handle_id: str) -> int:
-    return len(held(block, lambda attribute: attribute.handle == handle_id))
+    except StoreError as error:
+        take_back(store, given)  # a write that was answered with an error may still have been made
+        if isinstance(error, Conflict):
+            return None
+        raise
+    return given
 
 
 def _pools(store: Store, request: Request, family: int) -> list[Pool]:

@@ -6,9 +6,9 @@ from datastore import keys
 from datastore.api import Missing
 from datastore.frozen import frozen
 from datastore.model import block_of, handle_of
-from ipam.affinity import read_block
+from ipam.affinity import block_cidrs, read_block
 from ipam.block import check, owner_of
-from ipam.cidr import BITS, block_at, parse_cidr
+from ipam.cidr import parse_cidr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def holdings(store: Store, owner: Owner) -> list[Allocation]:
 
 
 def holder(store: Store, address: Address) -> Allocation | None:
-    """Return who holds an address, or None; the block sizes tried are those of the blocks there are. Raises Corrupt."""
-    sizes = {parse_cidr(keys.block_cidr(key)).prefix for key in store.keys(keys.blocks(address.family))}
-    for prefix in sorted(sizes & set(range(BITS[address.family] + 1))):
-        stored = read_block(store, block_at(address, prefix))
+    """Return who holds an address, or None. Raises Corrupt."""
+    for cidr in block_cidrs(store, address.family):
+        stored = read_block(store, cidr) if address in cidr else None
         if stored:
             return next((found for found in _in_block(stored[0]) if found.address == address), None)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from datastore import keys
-from datastore.api import Exists
+from datastore.api import Corrupt, Exists
 from datastore.frozen import frozen
 from datastore.model import pool_of
 from ipam.cidr import BITS, Cidr, parse_cidr
@@ -28,8 +28,19 @@ MODES = {"": "Never", "off": "Never", "never": "Never", "crosssubnet": "CrossSub
 
 def all_pools(store: Store, family: int) -> list[Pool]:
     """Return every pool of the family, in name order. Raises Corrupt."""
-    pools = [pool_of(record) for record in store.records(keys.IPPOOLS)]
+    pools = [_sound(pool_of(record)) for record in store.records(keys.IPPOOLS)]
     return [pool for pool in pools if (":" in pool.cidr) == (family == 6)]
+
+
+def _sound(pool: Pool) -> Pool:
+    """Return the pool if blocks can be cut from it; raises Corrupt, naming it."""
+    try:
+        cidr = parse_cidr(pool.cidr)
+    except BadRequest as error:
+        raise Corrupt(f"pool {pool.name} cannot be used: {error}") from error
+    if not cidr.prefix <= pool.block_size <= BITS[cidr.family]:
+        raise Corrupt(f"pool {pool.name} {pool.cidr} cannot be cut into blocks of /{pool.block_size}; correct that")
+    return pool
 
 
 def usable(pools: Sequence[Pool], requested: Sequence[str], family: int) -> list[Pool]:

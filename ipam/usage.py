@@ -5,7 +5,7 @@ from __future__ import annotations
 from datastore import keys
 from datastore.frozen import frozen
 from datastore.model import block_of
-from ipam.affinity import own_blocks, read_block
+from ipam.affinity import block_cidrs, own_blocks, read_block
 from ipam.block import check
 from ipam.cidr import parse_cidr
 from ipam.pool import all_pools, block_count, usable, why_not
@@ -61,7 +61,7 @@ def has_room(store: Store, node: str, family: int, requested: Mapping[int, Seque
     """Tell whether an assignment on the node would find a free address. Raises BadRequest, Corrupt; writes nothing."""
     pools = usable(all_pools(store, family), requested.get(family, ()), family)
     ranges = [parse_cidr(pool.cidr) for pool in pools]
-    cut = [parse_cidr(keys.block_cidr(key)) for key in store.keys(keys.blocks(family))]
+    cut = block_cidrs(store, family)
     limits = zip(ranges, map(block_count, pools), strict=True)
     if any(sum(cidr in whole for cidr in cut) < limit for whole, limit in limits):
         return True

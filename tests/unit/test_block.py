@@ -41,7 +41,7 @@ def who(name: str) -> Attribute:
 
 def test_calico_s_record_survives() -> None:
     """Calico's own record is read and written back equal, unknown keys and 64-bit numbers included."""
-    block = check(block_of(Record("/block", CALICO, 1)))
+    block = check(block_of(Record("/block/10.244.64.0-30", CALICO, 1)))
     assert block_json(block) == CALICO
     assert block.extra["affinity_claim_time"] == "2026-08-01T10:00:00Z"
 
@@ -73,7 +73,7 @@ def test_handle_record_survives() -> None:
 def test_an_unsound_record_is_refused(change: dict[str, Any]) -> None:
     """A block whose ordinals are not each allocated or free exactly once is never used."""
     with pytest.raises(Corrupt):
-        check(block_of(Record("/block", {**CALICO, **change}, 1)))
+        check(block_of(Record("/block/10.244.64.0-30", {**CALICO, **change}, 1)))
 
 
 def test_longest_free_first() -> None:
@@ -139,7 +139,7 @@ class BlockMachine(RuleBasedStateMachine):
 
     @rule()
     def store_and_read(self) -> None:
-        assert block_of(Record("/block", block_json(self.block), 1)) == self.block
+        assert block_of(Record("/block/10.0.0.0-28", block_json(self.block), 1)) == self.block
 
     @invariant()
     def sound(self) -> None:
@@ -171,7 +171,7 @@ def test_mangled_records_never_pass_for_sound(noise: bytes, at: int) -> None:
         return
     if isinstance(value, dict):
         try:
-            block = check(block_of(Record("/block", value, 1)))
+            block = check(block_of(Record("/block/10.0.0.0-28", value, 1)))
         except Corrupt:
             return
         assert len(block.allocations) == parse_cidr(block.cidr).size

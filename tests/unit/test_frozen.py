@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from datastore.frozen import frozen, replace
 
 
-def make(decorate: Callable[[Any], Any]) -> Any:
+def make(decorate: Any) -> Any:
     class Point:
         """A point."""
 
@@ -39,9 +38,12 @@ def test_behaviour(kind: Any) -> None:
     assert point != (1, 2)
     assert len({point, kind(1)}) == 1
     assert repr(point) == "Point(x=1, y=2)"
-    for change in (lambda: setattr(point, "x", 5), lambda: delattr(point, "x"), lambda: setattr(point, "new", 5)):
-        with pytest.raises(AttributeError):
-            change()
+    with pytest.raises(AttributeError):
+        point.x = 5
+    with pytest.raises(AttributeError):
+        point.new = 5
+    with pytest.raises(AttributeError):
+        del point.x
     for arguments, fields in (((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})):
         with pytest.raises(TypeError):
             kind(*arguments, **dict(fields))

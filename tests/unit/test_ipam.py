@@ -422,3 +422,32 @@ TestAllocatorMachine = AllocatorMachine.TestCase
 TestAllocatorMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
+
+
+@pytest.mark.parametrize(("old", "new"), [("30", "28"), ("28", "30"), ("30", "29")])
+def test_a_pool_made_anew_with_another_block_size(old: str, new: str) -> None:
+    """Blocks cut before and after never share an address, nor do addresses asked for fall between them."""
+    store = MemoryStore()
+    first = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/27", "CALICO_IPV4POOL_BLOCK_SIZE": old}
+    given = [addresses(assign(store, request(f"a{n}", env=first)))[0] for n in range(6)]
+    pool = store.get(keys.ippool("default-ipv4-ippool"))
+    store.delete(pool.key, pool.revision)
+    second = {**first, "CALICO_IPV4POOL_BLOCK_SIZE": new}
+    with suppress(Exhausted):
+        for n in range(32):
+            given += addresses(assign(store, request(f"b{n}", node="n2", env=second)))
+    for last in range(32):
+        with suppress(AddressInUse, BadRequest):
+            given += addresses(assign(store, request(f"c{last}", addresses=(f"10.0.0.{last}",), env=second)))
+    assert len(given) == len(set(given)) > 8
+    assert len(sound(store)) == len(given)
+
+
+@pytest.mark.parametrize("spec", [{"cidr": "10.0.0.0/28"}, {"cidr": "10.0.0.0/16", "blockSize": 99}, {"cidr": "x"},
+                                  {"cidr": "10.0.0.1/16"}])
+def test_a_pool_that_cannot_be_cut(spec: dict[str, Any]) -> None:
+    """A pool record that no block fits is named, not stumbled over."""
+    store = MemoryStore()
+    store.create(keys.ippool("odd"), {"metadata": {"name": "odd"}, "spec": spec})
+    with pytest.raises(Corrupt, match="odd"):
+        assign(store, request("a"))

@@ -246,14 +246,17 @@ def test_a_bug_is_an_error_object_and_a_logged_traceback(capfd: pytest.CaptureFi
 
 
 def test_stdout_gone() -> None:
-    """A reader that went away is exit code 1, not a crash."""
+    """A reader that went away is exit code 1, not a crash, and the ADD it will never know of is undone."""
 
     class Gone(io.BytesIO):
         def write(self, data: object) -> int:
             raise BrokenPipeError
 
-    assert run(plugin_of(answer), ENV, io.BytesIO(json.dumps(CONF).encode()), Gone()) == 1
-    assert run(plugin_of(answer), ENV, io.BytesIO(json.dumps(CONF).encode()), None) == 1
+    for stdout in (Gone(), None):
+        verbs: list[str] = []
+        recorder = plugin_of(lambda call, verbs=verbs: verbs.append(call.command) or answer(call))
+        assert run(recorder, ENV, io.BytesIO(json.dumps(CONF).encode()), stdout) == 1
+        assert verbs == ["ADD", "DEL"]
 
 
 def test_the_host_s_own_namespace_is_refused() -> None:

@@ -214,3 +214,17 @@ def test_no_update_is_lost_between_processes(tmp_path: Path) -> None:
     assert [writer.wait() for writer in writers] == [0] * 8
     assert store.get("/n").value == {"n": 400}
     assert json.loads(Path(store.path("/n")).read_text())["key"] == "/n"
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0-26-copy.json", "%zz.json", "%2e.json", "a%41.json"])
+def test_stray_files_are_named(tmp_path: Path, name: str) -> None:
+    """A copy or any other file that is not at its record's place is never counted as a record, but named."""
+    store = FileStore(str(tmp_path))
+    store.create("/b/10.0.0.0-26", {})
+    content = Path(store.path("/b/10.0.0.0-26")).read_bytes()
+    (tmp_path / "b" / name).write_bytes(content)
+    with pytest.raises(Corrupt, match="move it away"):
+        store.records("/b/")
+    if "%" in name:
+        with pytest.raises(Corrupt, match="move it away"):
+            store.keys("/b/")

@@ -1,0 +1,113 @@
+"""What every command shares: help, options, the way to the datastore, and how an error is told.
+
+Commands raise; `Commands` alone turns an error into one line on stderr and an exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from calicoctl.config import DEFAULT_FILE, ConfigError, load
+from calicoctl.table import printable
+from datastore import open_store
+from datastore.api import StoreError, UnsupportedDatastore
+from ipam.errors import IpamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datastore.api import Store
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+CONFIG = "calicoctl.config"
+CONTEXT = {"max_content_width": 120, "help_option_names": ["-h", "--help"]}
+EXIT_CODES = """\b
+Exit codes:
+  0  done ("not assigned" is an answer, too)
+  1  it did not work: one line on stderr says why
+  2  wrong command line"""
+
+
+class Failure(click.ClickException):
+    """Ends the command with exit code 1 and the line `calicoctl: error: …` on stderr."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message as one line, whatever is in it."""
+        click.echo(f"calicoctl: error: {printable(' '.join(self.message.split()))}", file=file, err=True)
+
+
+class Commands(click.Group):
+    """A group whose commands may raise ConfigError, StoreError, IpamError and OSError."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises Failure for what it could not do, and lets click end on a closed pipe."""
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, StoreError, IpamError) as error:
+            raise Failure(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise Failure(f"{error.filename or 'output'}: {error.strerror or error}") from error
+
+
+def config_option(function: Function) -> Function:
+    """Add -c/--config, which Calico takes before and after the command's name; the one nearest the end counts."""
+    return click.option(
+        "-c", "--config", metavar="FILE", expose_value=False, callback=_remember,
+        help=f"File that says where the datastore is.  [default: {DEFAULT_FILE} if it exists, else the environment]",
+    )(function)
+
+
+def output_option(function: Function) -> Function:
+    """Add -o/--output."""
+    return click.option(
+        "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+        help="Form of the answer on stdout.",
+    )(function)
+
+
+def _remember(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        ctx.meta[CONFIG] = path
+
+
+def the_store() -> Store:
+    """Return the configured datastore, with a hint on stderr when it does not exist yet.
+
+    Raises ConfigError, which names the setting that is wrong and where it was made.
+    """
+    access = load(click.get_current_context().meta.get(CONFIG), os.environ)
+    try:
+        store = open_store(access.kind, access.directory)
+    except UnsupportedDatastore as error:
+        raise ConfigError(
+            f'{access.kind_setting} is "{error.kind}", a datastore that this release does not support; '
+            'the one that is: "file"'
+        ) from error
+    _hint_if_new(access.directory)
+    return store
+
+
+def _hint_if_new(directory: str) -> None:
+    """Say that there is nothing yet; a directory that cannot be looked at is left to the store to complain about."""
+    try:
+        os.stat(directory)
+    except FileNotFoundError:
+        click.echo(f"calicoctl: hint: datastore directory {printable(directory)} does not exist yet, so nothing is in "
+                   "use; the first pod, or install-cni, creates it", err=True)
+    except OSError:
+        return
+
+
+def echo_json(value: object) -> None:
+    """Print an answer for programs: ASCII only, two spaces of indent."""
+    click.echo(json.dumps(value, indent=2))

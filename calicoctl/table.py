@@ -1,0 +1,42 @@
+"""What people see: Calico's ASCII box table, its numbers, and text from records made safe for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def render(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return a box table: header centred, cells on the left, or on the right in the columns given by index."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = "+".join(["", *("-" * (width + 2) for width in widths), ""])
+    body = [_line([_cell(text, width, at in right) for at, (text, width) in enumerate(zip(row, widths, strict=True))])
+            for row in rows]
+    return "\n".join([rule, _line(map(_centre, header, widths)), rule, *body, rule])
+
+
+def number(count: int) -> str:
+    """Return a count to five significant digits, as C's and Go's %.5g: 65536, 1.8447e+19."""
+    return f"{float(count):.5g}"
+
+
+def share(count: int, total: int) -> str:
+    """Return a count and how many percent of the total it is, rounded: `12 (19%)`. The total must not be 0."""
+    return f"{number(count)} ({100 * float(count) / float(total):.0f}%)"
+
+
+def printable(text: str) -> str:
+    """Return text with everything escaped that could move a terminal's cursor or start a new line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str, width: int, to_the_right: bool) -> str:
+    return text.rjust(width) if to_the_right else text.ljust(width)
+
+
+def _centre(text: str, width: int) -> str:
+    """Centre as Calico's tables do: an odd space goes to the right (str.center puts it left at times)."""
+    return (" " * ((width - len(text)) // 2) + text).ljust(width)

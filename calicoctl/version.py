@@ -1,0 +1,27 @@
+"""`calicoctl version`."""
+
+from __future__ import annotations
+
+import click
+
+from calicoctl.command import CONTEXT, EXIT_CODES, config_option, echo_json, output_option
+from cni_calico.version import VERSION
+
+EPILOG = f"""\b
+Examples:
+  calicoctl version
+  calicoctl version -o json
+
+{EXIT_CODES}
+"""
+
+
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
+@output_option
+@config_option
+def version(output: str) -> None:
+    """Show the version of calicoctl. The datastore is not asked."""
+    if output == "json":
+        echo_json({"clientVersion": VERSION})
+    else:
+        click.echo(f"Client Version:    {VERSION}")
