@@ -98,9 +98,13 @@ def test_check_changes_nothing(machine: Machine) -> None:
     """A CHECK leaves kernel and records as they were (rule C5)."""
     pod = machine.pod()
     machine.add(pod)
-    before = machine.left(), machine.host.ip("-4", "route"), pod.netns.ip("-4", "route"), pod.netns.ip("neigh")
+
+    def state() -> tuple[object, ...]:
+        return machine.left(), machine.host.ip("-4", "route"), pod.netns.ip("-4", "route"), pod.netns.ip("neigh")
+
+    before = state()
     assert machine.check(pod).ok == {}
-    assert (machine.left(), machine.host.ip("-4", "route"), pod.netns.ip("-4", "route"), pod.netns.ip("neigh")) == before
+    assert state() == before
 
 
 def test_prev_result_is_needed(machine: Machine) -> None:
