@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import time
 
-from cni_calico.config import node_name
+from cni_calico import node
+from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, NOT_AVAILABLE, CniError
 from cni_calico.netlink import host_networks
 from datastore import open_store
 from ipam.assign import Request, assign
 from ipam.block import describe
 from ipam.find import allocations, holdings
+from ipam.pool import all_pools, default_pool, seedable, usable
 from ipam.release import release
+from ipam.usage import has_room, why_exhausted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
 
-    from cni_calico.args import Attachment
     from cni_calico.skel import Call
-    from datastore.api import Store
-    from ipam.assign import Assigned
-    from ipam.handle import Owner
-
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
+    from datastore.api import Corrupt, Store
+    from ipam.cidr import Address
+    from ipam.handle import Assigned, Owner
 
 
 def store_of(call: Call) -> Store:
@@ -39,13 +39,12 @@ def give(call: Call, store: Store) -> tuple[Assigned, ...]:
 
     Addresses asked for come from CNI_ARGS, then args.cni.ips, then runtimeConfig.ips, as in host-local.
     """
-    conf, node = call.conf, node_name(call.conf)
-    asked = (call.args.ip, *conf.addresses) if call.args.ip else conf.addresses
+    conf, name = call.conf, node.name(call.conf)
     given = assign(store, Request(
-        node=node,
-        owner=_owner(call, node),
+        node=name,
+        owner=_owner(call, name),
         families=conf.ipam.families,
-        addresses=asked,
+        addresses=(*call.args.addresses, *conf.addresses),
         pools=conf.ipam.pools,
         env=call.env,
         host_networks=host_networks,
@@ -62,9 +61,9 @@ def refuse_duplicate(call: Call, store: Store) -> None:
                                          f"{describe(allocation.attribute)}; delete the attachment first")
 
 
-def take(store: Store, attachment: Attachment) -> list[str]:
-    """Release all the attachment holds; return the addresses."""
-    return [str(address) for address in release(store, attachment.owner({}))]
+def take(store: Store, attachment: Attachment, hints: Collection[Address] = ()) -> list[str]:
+    """Release all the attachment holds; return the addresses. `hints` are addresses another record says it holds."""
+    return [str(address) for address in release(store, attachment.owner({}), hints)]
 
 
 def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> None:
@@ -76,46 +75,36 @@ def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> N
                                   f"interface {attachment.ifname}; delete and add the attachment to repair it")
 
 
-def attachments(store: Store, network: str) -> set[Attachment]:
-    """Return the attachments of a network that hold addresses."""
-    from cni_calico.args import Attachment
-
-    owners = (allocation.attribute.owner for allocation in allocations(store))
-    return {
-        Attachment(network, owner["container"], owner["interface"])
-        for owner in owners
-        if owner.get("network") == network and "container" in owner and "interface" in owner
-    }
+def attachments(store: Store, network: str, damaged: Callable[[Corrupt], object]) -> dict[Attachment, list[Address]]:
+    """Return the attachments of a network with what they hold; blocks that cannot be read are told to `damaged`."""
+    found: dict[Attachment, list[Address]] = {}
+    for allocation in allocations(store, damaged):
+        owner = allocation.attribute.owner
+        if owner.get("network") == network and "container" in owner and "interface" in owner:
+            attachment = Attachment(network, owner["container"], owner["interface"])
+            found.setdefault(attachment, []).append(allocation.address)
+    return found
 
 
 def require_room(call: Call, store: Store) -> None:
     """Raise CniError 50 unless an ADD would find an address of each family (rule T1). Writes nothing."""
-    from ipam.pool import all_pools, seedable
-    from ipam.usage import has_room, why_exhausted
-
-    node = node_name(call.conf)
+    name = node.name(call.conf)
     store.check_writable()
     for family in call.conf.ipam.families:
         pools = all_pools(store, family)
         if not pools and seedable(call.env, family):
-            continue
-        if not has_room(store, node, family, call.conf.ipam.pools):
-            raise CniError(NOT_AVAILABLE, why_exhausted(store, family, pools, pools))
+            default_pool(call.env, family, tuple)  # that a first ADD could make it
+        elif not has_room(store, name, family, call.conf.ipam.pools):
+            chosen = usable(pools, call.conf.ipam.pools.get(family, ()), family)
+            raise CniError(NOT_AVAILABLE, why_exhausted(store, name, family, pools, chosen))
 
 
-def _owner(call: Call, node: str) -> Owner:
+def _owner(call: Call, node_name: str) -> Owner:
     """Return the attachment as owner, with what Calico stores of it (node, pod, time) and the boot it lives in."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
-    attributes = {"node": node, "timestamp": f"{stamp}.{int(now % 1 * 10**9):09} +0000 UTC", "boot": _boot_id()}
+    timestamp = f"{stamp}.{int(now % 1 * 10**9):09} +0000 UTC"
+    attributes = {"node": node_name, "timestamp": timestamp, "boot": node.boot_id()}
     if call.args.pod:
         attributes |= {"pod": call.args.pod, "namespace": call.args.namespace or "default"}
     return call.attachment.owner(attributes)
-
-
-def _boot_id() -> str:
-    try:
-        with open(BOOT_ID, encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 
 from cni_calico.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
-from datastore.frozen import frozen
+from datastore.frozen import frozen, replace
+from ipam.cidr import Address, parse_address
+from ipam.errors import BadRequest
 from ipam.handle import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 try:
     from _sha1 import sha1  # type: ignore[import-not-found]  # hashlib adds 4.5 ms: it loads OpenSSL
@@ -26,7 +28,7 @@ LONGEST_IDENTITY = 230  # bytes of network and container id; with the interface 
 KNOWN_ARGS = frozenset(
     ("IgnoreUnknown", "IP", "MAC", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID")
 )
-TRUTH = {"1": True, "true": True, "True": True, "0": False, "false": False, "False": False}
+TRUTH = {"1": True, "true": True, "0": False, "false": False}  # in any case, as libcni's UnmarshallableBool
 VETH_PREFIX = "cali"  # Calico: FELIX_INTERFACEPREFIX
 
 
@@ -73,32 +75,37 @@ def attachment_of_alias(alias: str) -> Attachment | None:
 
 @frozen
 class Args:
-    """CNI_ARGS: the pod's name where the runtime tells it, and an address or MAC asked for."""
+    """CNI_ARGS: the pod's name where the runtime tells it, and an address or MAC asked for (none: empty)."""
 
     pod: str = ""
     namespace: str = ""
-    ip: str = ""
-    mac: str = ""
+    addresses: tuple[Address, ...] = ()
+    mac: bytes = b""
 
 
 def parse_args(text: str, strict: bool) -> Args:
-    """Return CNI_ARGS (`K=V;K=V`). What cannot be understood is an error when strict, else left out."""
+    """Return CNI_ARGS (`K=V;K=V`). What cannot be understood is an error (CniError 4) when strict, else left out."""
     pairs = [part.partition("=") for part in text.split(";") if part]
     values = {key: value for key, equals, value in pairs if equals}
-    if strict:
-        _check_args(text, values, all(equals for _, equals, _ in pairs))
-    return Args(
-        pod=values.get("K8S_POD_NAME", ""),
-        namespace=values.get("K8S_POD_NAMESPACE", ""),
-        ip=values.get("IP", ""),
-        mac=values.get("MAC", ""),
+    names = Args(pod=values.get("K8S_POD_NAME", ""), namespace=values.get("K8S_POD_NAMESPACE", ""))
+    if not strict:
+        return names
+    _check_args(text, values, all(equals for _, equals, _ in pairs))
+    if names.namespace and not IDENTIFIER.fullmatch(names.namespace):
+        message = f"CNI_ARGS: K8S_POD_NAMESPACE={names.namespace!r} is not the name of a namespace"
+        raise CniError(INVALID_ENVIRONMENT, message)
+    asked = (values["IP"],) if values.get("IP") else ()
+    return replace(
+        names,
+        addresses=parse_addresses(asked, "CNI_ARGS: IP", INVALID_ENVIRONMENT),
+        mac=parse_mac(values["MAC"], "CNI_ARGS: MAC", INVALID_ENVIRONMENT) if values.get("MAC") else b"",
     )
 
 
 def _check_args(text: str, values: Mapping[str, str], paired: bool) -> None:
     if not paired:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS {text!r} is not of the form KEY=VALUE;KEY=VALUE")
-    ignore = values.get("IgnoreUnknown", "0")
+    ignore = values.get("IgnoreUnknown", "0").lower()
     if ignore not in TRUTH:
         raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: IgnoreUnknown={ignore!r} is neither true nor false")
     unknown = sorted(values.keys() - KNOWN_ARGS)
@@ -137,22 +144,32 @@ def check_container_id(container_id: str, network: str) -> str:
     return container_id
 
 
-def check_ifname(ifname: str) -> str:
-    """Return the interface name if the kernel would take it (dev_valid_name); raises CniError 4."""
-    raw = ifname.encode(errors="surrogateescape")
-    if not 1 <= len(raw) <= 15 or ifname in (".", "..") or any(c in "/:" or c.isspace() or c == "\0" for c in ifname):
+def check_ifname(ifname: str, strict: bool) -> str:
+    """Return the interface name if the kernel would take it (dev_valid_name); raises CniError 4.
+
+    When strict, no '%' either: the kernel takes eth%d for a pattern and makes up a number (dev_alloc_name).
+    """
+    odd = any(c in "/:\0" or c.isspace() or "\ud800" <= c <= "\udfff" for c in ifname)  # the last: not UTF-8
+    if odd or (strict and "%" in ifname) or ifname in (".", "..") or not 1 <= len(ifname.encode()) <= 15:
         raise CniError(
             INVALID_ENVIRONMENT,
-            f"CNI_IFNAME {ifname!r} is invalid: 1 to 15 bytes, no '/', ':' or white space, not '.' or '..'",
-            ifname,
+            f"CNI_IFNAME {ifname!r} is invalid: 1 to 15 bytes of UTF-8, no '/', ':', '%' or white space, not '.'",
         )
     return ifname
 
 
-def parse_mac(text: str, where: str) -> bytes:
-    """Return the six bytes of a unicast MAC address; raises CniError 7."""
+def parse_addresses(texts: Iterable[str], where: str, code: int) -> tuple[Address, ...]:
+    """Return addresses asked for; a prefix length behind one is left out. Raises CniError of this code."""
+    try:
+        return tuple(parse_address(text.partition("/")[0]) for text in texts)
+    except BadRequest as error:
+        raise CniError(code, f"{where}: {error}") from error
+
+
+def parse_mac(text: str, where: str, code: int) -> bytes:
+    """Return the six bytes of a unicast MAC address; raises CniError of this code."""
     if re.fullmatch(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}", text):
         mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
         if not mac[0] & 1 and any(mac):
             return mac
-    raise CniError(INVALID_CONFIG, f"{where} {text!r} is not a unicast MAC address like 02:00:5e:10:00:01")
+    raise CniError(code, f"{where}: {text!r} is not a unicast MAC address like 02:00:5e:10:00:01")

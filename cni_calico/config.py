@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import os
 
-from cni_calico.args import check_network
+from cni_calico.args import parse_addresses, parse_mac
 from cni_calico.errors import INVALID_CONFIG, CniError
-from cni_calico.result import Result, from_json
+from cni_calico.node import check_mtu
+from cni_calico.result import DNS_LISTS, Result, Route, from_json
 from datastore import DEFAULT_DIR
 from datastore.frozen import frozen
+from ipam.cidr import parse_address, parse_network
+from ipam.errors import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, TypeVar
 
+    from ipam.cidr import Address
+
     T = TypeVar("T")
 
 NODENAME_FILE = "/var/lib/calico/nodename"
-MTU_FILE = "/var/lib/calico/mtu"
 OUR_IPAM = "calico-ipam"
 MB = 1024 * 1024
-MTU_LIMITS = (68, 65535)  # RFC 791; include/uapi/linux/if_ether.h ETH_MAX_MTU
+MOST_QUEUES = 4096  # drivers/net/veth.c (its limit on IFLA_NUM_TX_QUEUES)
+GATEWAY = {4: parse_address("169.254.1.1"), 6: parse_address("fe80::ecee:eeff:feee:eeee")}  # nobody's; the host end's
 
 
 @frozen
@@ -35,7 +40,7 @@ class Ipam:
     type: str
     families: tuple[int, ...]
     pools: Mapping[int, tuple[str, ...]]
-    routes: tuple[Mapping[str, Any], ...]
+    routes: tuple[Route, ...]
 
 
 @frozen
@@ -66,17 +71,15 @@ class NetConf:
     include_default_routes: bool
     datastore_type: str
     datastore_dir: str
-    log: LogSettings
     dns: Mapping[str, Any]
-    addresses: tuple[str, ...]
-    mac: str
+    addresses: tuple[Address, ...]
+    mac: bytes
     previous: Result | None
     valid_attachments: tuple[tuple[str, str], ...] | None
 
 
-def parse(body: Mapping[str, Any], version: str, strict: bool = True) -> NetConf:
-    """Return the configuration; raises CniError 7 naming the key and value that are wrong."""
-    name = check_network(body.get("name"))
+def parse(body: Mapping[str, Any], name: str, version: str, strict: bool = True) -> NetConf:
+    """Return the configuration of the network; raises CniError 7 naming the key and value that are wrong."""
     conf = Section(body, "", strict)
     datastore = conf.text("datastore_type") or "file"
     runtime = conf.section("runtimeConfig", fold=True)
@@ -84,9 +87,9 @@ def parse(body: Mapping[str, Any], version: str, strict: bool = True) -> NetConf
         version=version,
         name=name,
         ipam=_ipam(conf.section("ipam")),
-        mtu=_mtu(conf.number("mtu", 0), strict),
+        mtu=_mtu(conf),
         require_mtu_file=conf.truth("require_mtu_file", False),
-        num_queues=max(conf.number("num_queues", 1), 1),
+        num_queues=_queues(conf),
         nodename=conf.text("nodename"),
         nodename_file=conf.text("nodename_file") or NODENAME_FILE,
         nodename_file_optional=conf.truth("nodename_file_optional", datastore == "file"),
@@ -94,52 +97,12 @@ def parse(body: Mapping[str, Any], version: str, strict: bool = True) -> NetConf
         include_default_routes=conf.truth("include_default_routes", False),
         datastore_type=datastore,
         datastore_dir=_absolute(conf.text("datastore_dir") or DEFAULT_DIR),
-        log=_log(conf),
-        dns=conf.section("dns").body,
-        addresses=(*conf.section("args").section("cni").texts("ips"), *runtime.texts("ips")),
-        mac=runtime.text("mac"),
+        dns=_dns(conf.section("dns")),
+        addresses=_addresses(conf, runtime),
+        mac=_mac(runtime),
         previous=_previous(body, version, strict),
-        valid_attachments=_valid_attachments(body),
+        valid_attachments=_valid_attachments(body) if strict else None,
     )
-
-
-def node_name(conf: NetConf) -> str:
-    """Return the node's name: `nodename`, else the nodename file's content, else the host's name (Calico's order).
-
-    Raises CniError 7 when there is no file and the host's name may not stand in for it.
-    """
-    name = conf.nodename
-    if not name:
-        try:
-            with open(conf.nodename_file, encoding="utf-8") as file:
-                name = file.read().strip()
-        except OSError as error:
-            if not conf.nodename_file_optional:
-                raise CniError(
-                    INVALID_CONFIG,
-                    f"the node has no name: {conf.nodename_file} cannot be read; start calico-node, which writes it, "
-                    f'or set "nodename", or set "nodename_file_optional" to use the host\'s name',
-                    os.strerror(error.errno or 0),
-                ) from error
-    name = name or os.uname().nodename.strip().lower()
-    if not name or "/" in name or not name.isprintable():
-        raise CniError(INVALID_CONFIG, f"node name {name!r} is invalid: it must be printable and have no '/'")
-    return name
-
-
-def mtu(conf: NetConf) -> int:
-    """Return the MTU for the pod's interface, or 0 to leave the kernel's: `mtu`, else what the agent found out."""
-    if conf.mtu:
-        return conf.mtu
-    try:
-        with open(MTU_FILE, encoding="ascii") as file:
-            return _mtu(int(file.read().strip()), strict=True)
-    except (OSError, ValueError) as error:
-        if conf.require_mtu_file or not isinstance(error, FileNotFoundError):
-            raise CniError(
-                INVALID_CONFIG, f'{MTU_FILE} has no MTU ({error}); start calico-node, which writes it, or set "mtu"'
-            ) from error
-        return 0
 
 
 @frozen
@@ -168,12 +131,16 @@ class Section:
             return value.lower() == "true"
         return self._typed(key, bool, default, "true or false")
 
+    def items(self, key: str) -> list[Any]:
+        """Return a list, empty when absent."""
+        return self._typed(key, list, [], "a list")
+
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a list of strings; a single string stands for a list of one."""
         value = self.body.get(key)
         if isinstance(value, str):
             return (value,)
-        items = self._typed(key, list, [], "a list of strings")
+        items = self.items(key)
         if not all(isinstance(item, str) for item in items):
             return self._wrong(key, (), "a list of strings")
         return tuple(items)
@@ -204,21 +171,45 @@ def _ipam(section: Section) -> Ipam:
     if not kind:
         raise CniError(INVALID_CONFIG, f'configuration key "ipam.type" is missing: expected e.g. "{OUR_IPAM}"')
     if "/" in kind or kind in (".", ".."):
+        if not section.strict:
+            return Ipam(OUR_IPAM, (), {}, ())
         raise CniError(INVALID_CONFIG, f'configuration key "ipam.type" is {kind!r}: expected the name of an executable')
     wanted = {4: section.truth("assign_ipv4", True), 6: section.truth("assign_ipv6", False)}
     families = tuple(family for family, yes in wanted.items() if yes)
     if not families and section.strict:
         raise CniError(INVALID_CONFIG, '"ipam.assign_ipv4" and "ipam.assign_ipv6" are both off: no address to assign')
-    routes = section.body.get("routes")
     return Ipam(
         type=kind,
         families=families,
         pools={4: section.texts("ipv4_pools"), 6: section.texts("ipv6_pools")},
-        routes=tuple(route for route in routes if isinstance(route, dict)) if isinstance(routes, list) else (),
+        routes=_ipam_routes(section),
     )
 
 
-def _log(conf: Section) -> LogSettings:
+def _ipam_routes(section: Section) -> tuple[Route, ...]:
+    """Return the routes named in `ipam`; wrong ones are an error when strict, else left out."""
+    found = []
+    for route in section.items("routes"):
+        try:
+            parse_network(route["dst"])
+            found.append(Route(route["dst"], str(parse_address(route["gw"])) if route.get("gw") else ""))
+        except (BadRequest, KeyError, TypeError, AttributeError):
+            if section.strict:
+                raise CniError(INVALID_CONFIG, f'configuration key "ipam.routes" has {route!r}: expected an object '
+                                               'with "dst", a CIDR, and perhaps "gw", an address') from None
+    return tuple(found)
+
+
+def _addresses(conf: Section, runtime: Section) -> tuple[Address, ...]:
+    if not conf.strict:
+        return ()
+    asked = parse_addresses(conf.section("args").section("cni").texts("ips"), "args.cni.ips", INVALID_CONFIG)
+    return (*asked, *parse_addresses(runtime.texts("ips"), "runtimeConfig.ips", INVALID_CONFIG))
+
+
+def log_settings(body: Mapping[str, Any]) -> LogSettings:
+    """Return the log's settings from a configuration that may be wrong; what is wrong in them gets its default."""
+    conf = Section(body, "", strict=False)
     return LogSettings(
         level=conf.text("log_level").lower() or "info",
         path=conf.text("log_file_path"),
@@ -228,15 +219,31 @@ def _log(conf: Section) -> LogSettings:
     )
 
 
-def _mtu(value: int, strict: bool) -> int:
-    low, high = MTU_LIMITS
-    if value and strict and not low <= value <= high:
-        raise CniError(INVALID_CONFIG, f'MTU {value} is out of range: expected {low} to {high}, or 0 for automatic')
+def _mac(runtime: Section) -> bytes:
+    text = runtime.text("mac")
+    return parse_mac(text, "runtimeConfig.mac", INVALID_CONFIG) if text and runtime.strict else b""
+
+
+def _mtu(conf: Section) -> int:
+    value = conf.number("mtu", 0)
+    return check_mtu(value) if value and conf.strict else value
+
+
+def _queues(conf: Section) -> int:
+    value = max(conf.number("num_queues", 1), 1)  # Calico takes what is below for 1
+    if value > MOST_QUEUES and conf.strict:
+        raise CniError(INVALID_CONFIG, f'configuration key "num_queues" is {value}: expected at most {MOST_QUEUES}')
     return value
 
 
+def _dns(section: Section) -> Mapping[str, Any]:
+    """Return the `dns` section, its keys of the types that libcni can decode; any key counts, an empty list too."""
+    found: dict[str, Any] = {key: list(section.texts(key)) for key in DNS_LISTS if key in section.body}
+    return found | ({"domain": section.text("domain")} if "domain" in section.body else {})
+
+
 def _absolute(path: str) -> str:
-    if not path.startswith("/") or "\0" in path:
+    if not path.startswith("/") or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in path):
         raise CniError(INVALID_CONFIG, f'configuration key "datastore_dir" is {path!r}: expected an absolute path')
     return os.path.normpath(path)
 
@@ -245,8 +252,11 @@ def _previous(body: Mapping[str, Any], version: str, strict: bool) -> Result | N
     if body.get("prevResult") is None:
         return None
     try:
-        return from_json(body["prevResult"], version)
-    except ValueError as error:
+        found = from_json(body["prevResult"], version)
+        for ip in found.ips:
+            parse_network(ip.address)
+        return found
+    except (ValueError, BadRequest) as error:
         if strict:
             raise CniError(INVALID_CONFIG, f'configuration key "prevResult" is not a CNI result: {error}') from error
         return None
@@ -259,8 +269,10 @@ def _valid_attachments(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...] |
     """
     for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
         if key in body:
-            items = body[key] or []
+            items = [] if body[key] is None else body[key]
             try:
+                if not isinstance(items, list):
+                    raise TypeError
                 return tuple((_name(item["containerID"]), _name(item["ifname"])) for item in items)
             except (TypeError, KeyError):
                 raise CniError(

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
 from errno import EEXIST
 
 from cni_calico import netns, rtmsg, sysctl
+from cni_calico.config import GATEWAY
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, KERNEL, CniError, reason
-from cni_calico.netlink import Socket, kernel_error
+from cni_calico.netlink import Socket
 from cni_calico.rtmsg import Route, Veth
 from datastore.frozen import frozen, replace
-from ipam.cidr import BITS, parse_address
+from datastore.undo import Undo
+from ipam.cidr import BITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from ipam.cidr import Address, Cidr
 
 HOST_MAC = bytes.fromhex("ee" * 6)
-GATEWAY = {4: parse_address("169.254.1.1"), 6: parse_address("fe80::ecee:eeff:feee:eeee")}  # IPv6: HOST_MAC as EUI-64
 LINK_LOCAL_PREFIX = 64
 ROUTE_PRIORITY = 1024  # Felix: IPv4NormalRoutePriority
 MAC_SECONDS, MAC_PAUSE = 5.0, 0.1  # Calico: how long udev may fight for the MAC
@@ -40,20 +40,26 @@ MAC_SECONDS, MAC_PAUSE = 5.0, 0.1  # Calico: how long udev may fight for the MAC
 
 @frozen
 class Wire:
-    """What one attachment is to be wired with. `routes` are the pod's destinations through the gateway."""
+    """What an attachment is wired with. `routes` are the pod's destinations through the gateway."""
 
     attachment: Attachment
     addresses: tuple[Address, ...]
     routes: tuple[Cidr, ...]
-    pod_mac: bytes
-    mtu: int
-    queues: int
-    forwarding: bool
 
     @property
     def families(self) -> tuple[int, ...]:
         """The IP versions the pod has."""
         return tuple(sorted({address.family for address in self.addresses}))
+
+
+@frozen
+class Make:
+    """How a new pair is to be made. mtu 0 leaves the kernel's; forwarding is whether the pod may forward."""
+
+    pod_mac: bytes
+    mtu: int
+    queues: int
+    forwarding: bool
 
 
 @frozen
@@ -87,20 +93,21 @@ def open_pod(netns_fd: int) -> Socket:
         return Socket()
 
 
-def connect(wire: Wire, netns_fd: int, host: Socket, pod: Socket) -> Wired:
+def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) -> Wired:
     """Wire the pod. What was made before an error is taken away again. Raises CniError."""
-    with ExitStack() as undo:
-        undo.callback(disconnect, wire.attachment, host)  # before it is made: an answer may get lost, too
-        link = _create(wire, netns_fd, host, pod)
+    with Undo() as undo:
+        undo.push(disconnect, wire.attachment, host)  # before it is made: an answer may get lost, too
+        link = _create(wire.attachment, make, netns_fd, host, pod)
         _set_host_sysctls(link.name, wire.families)
-        host.do_all(_host_messages(wire, link))
-        _refuse_other_ways(wire, link, host)
+        refusals = list(filter(None, host.try_all(_host_messages(wire, link, make.pod_mac))))
+        _refuse_other_ways(wire, link, host)  # first: it can say more of a route that was refused
+        if refusals:
+            raise refusals[0].error()
         with netns.inside(netns_fd):
-            _set_pod_sysctls(wire)
+            _set_pod_sysctls(wire, make.forwarding)
         source_table = _set_up_pod(wire, link.peer, pod)
         _hold_mac(link, host)
-        undo.pop_all()
-    return Wired(_mac(HOST_MAC), _mac(wire.pod_mac), link.mtu, source_table)
+    return Wired(_mac(HOST_MAC), _mac(make.pod_mac), link.mtu, source_table)
 
 
 def disconnect(attachment: Attachment, host: Socket) -> bool:
@@ -110,7 +117,7 @@ def disconnect(attachment: Attachment, host: Socket) -> bool:
         return False
     refusal = host.try_all([rtmsg.delete_link(link.index)])[0]
     if refusal and host.link(attachment.host_ifname):
-        raise kernel_error(refusal)
+        raise refusal.error()
     return True
 
 
@@ -120,11 +127,10 @@ def forget_source_rules(addresses: tuple[Address, ...], table: int, netns_fd: in
         pod.try_all([rtmsg.source_rule(rtmsg.RTM_DELRULE, address, table) for address in addresses])
 
 
-def _create(wire: Wire, netns_fd: int, host: Socket, pod: Socket) -> Link:
+def _create(attachment: Attachment, make: Make, netns_fd: int, host: Socket, pod: Socket) -> Link:
     """Make the pair and return the host's end. A stale one of our name, whose pod is gone or other, is replaced."""
-    attachment = wire.attachment
-    message = rtmsg.new_veth(Veth(attachment.host_ifname, HOST_MAC, attachment.ifname, wire.pod_mac, netns_fd,
-                                  wire.mtu, wire.queues))
+    message = rtmsg.new_veth(Veth(attachment.host_ifname, HOST_MAC, attachment.ifname, make.pod_mac, netns_fd,
+                                  make.mtu, make.queues))
     refusal = host.try_all([message])[0]
     if refusal and refusal.errno == EEXIST:
         refuse_existing(pod, attachment.ifname)
@@ -132,7 +138,7 @@ def _create(wire: Wire, netns_fd: int, host: Socket, pod: Socket) -> Link:
             raise CniError(KERNEL, f"host interface {attachment.host_ifname} is taken by something else; remove it")
         refusal = host.try_all([message])[0]
     if refusal:
-        raise kernel_error(refusal)
+        raise refusal.error()
     link = host.link(attachment.host_ifname)
     if link is None:
         raise CniError(KERNEL, f"host interface {attachment.host_ifname} vanished while it was set up; try again")
@@ -172,26 +178,26 @@ def _require_ipv6(families: tuple[int, ...]) -> None:
         raise CniError(KERNEL, "an IPv6 address was assigned, but this kernel has no IPv6; turn ipam.assign_ipv6 off")
 
 
-def _set_pod_sysctls(wire: Wire) -> None:
+def _set_pod_sysctls(wire: Wire, forwarding: bool) -> None:
     """Set what the pod's namespace needs; the thread is in it."""
     ifname = wire.attachment.ifname
     if 6 in wire.families:
         for name in ("all", "default", "lo", ifname):
             sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
         sysctl.write(f"net/ipv6/conf/{ifname}/accept_dad", 0)
-        sysctl.ensure("net/ipv6/conf/all/forwarding", int(wire.forwarding))
+        sysctl.ensure("net/ipv6/conf/all/forwarding", int(forwarding))
     if 4 in wire.families:
-        sysctl.ensure("net/ipv4/ip_forward", int(wire.forwarding))
+        sysctl.ensure("net/ipv4/ip_forward", int(forwarding))
 
 
-def _host_messages(wire: Wire, link: Link) -> list[Message]:
+def _host_messages(wire: Wire, link: Link, pod_mac: bytes) -> list[Message]:
     messages = [rtmsg.set_link(link.index, up=True, alias=wire.attachment.alias)]
     if 6 in wire.families:
         # Said outright, because where addr_gen_mode is not EUI-64 the kernel would choose another.
         messages.append(rtmsg.add_address(link.index, GATEWAY[6], LINK_LOCAL_PREFIX, rtmsg.RT_SCOPE_LINK))
     for address in wire.addresses:
         messages.append(rtmsg.add_route(host_route(link.index, address)))
-        messages.append(rtmsg.add_neighbour(link.index, address, wire.pod_mac))
+        messages.append(rtmsg.add_neighbour(link.index, address, pod_mac))
     return messages
 
 
@@ -206,16 +212,20 @@ def _refuse_other_ways(wire: Wire, link: Link, host: Socket) -> None:
     for address in wire.addresses:
         index = host.route_index(address)
         if index != link.index:
-            raise CniError(KERNEL, f"the host has another route to {address}, {_way(index)}; remove that route")
+            raise CniError(KERNEL, f"the host has another way to {address}: {_way(index)}; remove that, or take the "
+                                   "address out of the pool")
 
 
 def _way(index: int) -> str:
     import _socket
 
     try:
-        return f"by interface {_socket.if_indextoname(index)}" if index else "which leads nowhere"
+        name = _socket.if_indextoname(index) if index else ""
     except OSError:
-        return f"by interface {index}"
+        name = str(index)
+    if not name:
+        return "a route that leads nowhere (unreachable, blackhole or prohibit)"
+    return "an address of the host itself has it" if name == "lo" else f"a route by interface {name}"
 
 
 def pod_routes(wire: Wire, index: int, table: int = 0) -> list[Route]:
@@ -248,7 +258,7 @@ def _set_up_pod(wire: Wire, index: int, pod: Socket) -> int:
     if not refusals:
         return 0
     if refusals[0].errno != EEXIST:
-        raise kernel_error(refusals[0])
+        raise refusals[0].error()
     pod.try_all([rtmsg.add_route(replace(route, on_link=True)) for route in routes if route.gateway])
     table = source_table(index)
     pod.do_all([rtmsg.add_route(route) for route in pod_routes(wire, index, table)]
@@ -265,7 +275,9 @@ def _hold_mac(link: Link, host: Socket) -> None:
     """Make sure the host end has its MAC: systemd-udevd may set another one just after a link appears."""
     deadline = time.monotonic() + MAC_SECONDS
     while (now := host.link(link.name)) is None or now.mac != HOST_MAC:
-        if now is None or time.monotonic() > deadline:
+        if now is None:
+            raise CniError(KERNEL, f"host interface {link.name} vanished while it was set up; try again")
+        if time.monotonic() > deadline:
             raise CniError(KERNEL, f"host interface {link.name} does not keep its MAC {_mac(HOST_MAC)}; "
                                    "another program changes it (systemd-udevd: MACAddressPolicy)")
         host.do_all([rtmsg.set_link(link.index, mac=HOST_MAC)])
@@ -276,10 +288,10 @@ def verify(wire: Wire, host: Socket, pod: Socket) -> None:
     """Compare the kernel with the wire; what others added does not matter. Raises CniError 105 for the first drift."""
     attachment = wire.attachment
     inner, outer = pod.link(attachment.ifname), host.link(attachment.host_ifname)
-    _expect(inner is not None, f"interface {attachment.ifname} is gone from the pod")
-    _expect(outer is not None, f"host interface {attachment.host_ifname} is gone")
-    if inner is None or outer is None:
-        return
+    if inner is None:
+        raise _drift(f"interface {attachment.ifname} is gone from the pod")
+    if outer is None:
+        raise _drift(f"host interface {attachment.host_ifname} is gone")
     _expect(inner.kind == "veth" and inner.index == outer.peer,
             f"interface {attachment.ifname} of the pod is not the other end of {outer.name}")
     _expect(inner.up, f"interface {attachment.ifname} of the pod is down")
@@ -313,7 +325,8 @@ def _verify_host(wire: Wire, outer: Link, pod_mac: bytes, host: Socket) -> None:
     for address in wire.addresses:
         _expect(host.route_index(address) == outer.index, f"the host's route to {address} by {outer.name} is gone")
         _expect(host.neighbour(outer.index, address) == pod_mac,
-                f"the host's neighbour entry for {address} on {outer.name} is gone or has another MAC than the pod")
+                f"the host's neighbour entry for {address} on {outer.name} is gone, or another plugin changed the "
+                "pod's MAC (ask for a MAC with runtimeConfig.mac or CNI_ARGS MAC instead)")
     for name, value, needed in host_sysctls(outer.name, wire.families):
         try:
             actual = sysctl.read(name) if needed else str(value)
@@ -324,7 +337,11 @@ def _verify_host(wire: Wire, outer: Link, pod_mac: bytes, host: Socket) -> None:
 
 def _expect(true: bool, otherwise: str) -> None:
     if not true:
-        raise CniError(DRIFT, f"{otherwise}; delete and add the attachment to repair it")
+        raise _drift(otherwise)
+
+
+def _drift(what: str) -> CniError:
+    return CniError(DRIFT, f"{what}; delete and add the attachment to repair it")
 
 
 def _mac(mac: bytes) -> str:

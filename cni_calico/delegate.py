@@ -12,6 +12,8 @@ from functools import partial
 from cni_calico.errors import DELEGATE, INVALID_ENVIRONMENT, CniError, reason
 from cni_calico.log import stderr
 from cni_calico.result import Result, from_json
+from ipam.cidr import parse_network
+from ipam.errors import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,32 +24,24 @@ PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 def add(call: Call) -> Result:
-    """Return the addresses the plugin assigns; where it fails it is run with DEL before the error is raised (A6)."""
+    """Return the addresses the plugin assigns; raises CniError. Also then it is to be run with DEL (rule A6)."""
+    output = _run(call, "ADD")
     try:
-        output = _run(call, "ADD")
-        try:
-            result = from_json(json.loads(output), call.conf.version)
-        except ValueError as error:
-            raise CniError(DELEGATE, f"IPAM plugin {call.conf.ipam.type} printed no CNI result", str(error)) from error
-        if not result.ips:
-            raise CniError(DELEGATE, f"IPAM plugin {call.conf.ipam.type} assigned no address")
-    except CniError:
-        undo(call)
-        raise
+        result = from_json(json.loads(output), call.conf.version)
+        given = [(parse_network(ip.address), ip.bare) for ip in result.ips]
+        for route in result.routes:
+            parse_network(route.dst)
+    except (ValueError, RecursionError, BadRequest) as error:
+        raise CniError(DELEGATE, f"IPAM plugin {call.conf.ipam.type} printed no CNI result", str(error)) from error
+    if not given or len({bare for _, bare in given}) < len(given):
+        what = "an address twice" if given else "no address"
+        raise CniError(DELEGATE, f"IPAM plugin {call.conf.ipam.type} assigned {what}")
     return result
 
 
 def delete(call: Call) -> None:
     """Have the plugin release what the attachment holds; raises CniError."""
     _run(call, "DEL")
-
-
-def undo(call: Call) -> None:
-    """Release after a failed ADD; a failure of this too is for the log, the runtime's DEL will repeat it."""
-    try:
-        delete(call)
-    except CniError as error:
-        call.log.warning("IPAM DEL after a failed ADD failed too", msg=error.msg, details=error.details)
 
 
 def check(call: Call) -> None:
@@ -68,32 +62,39 @@ def status(call: Call) -> None:
 
 
 def _knows_1_1(call: Call) -> bool:
+    """Ask for the plugin's versions; one that answers with an error is old. Raises CniError if it cannot be run."""
     try:
-        return "1.1.0" in json.loads(_run(call, "VERSION"))["supportedVersions"]
-    except (ValueError, KeyError, TypeError):
+        return "1.1.0" in json.loads(_exec(call, "VERSION").stdout)["supportedVersions"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def _run(call: Call, command: str) -> bytes:
-    """Run the plugin to its end and return what it printed; raises CniError with its own code and message."""
+    """Run the plugin and return what it printed; raises CniError with its own code and message if it fails."""
+    done = _exec(call, command)
+    stderr(done.stderr.decode(errors="replace"))
+    if done.returncode:
+        raise _error(call.conf.ipam.type, command, done)
+    return done.stdout
+
+
+def _exec(call: Call, command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the plugin to its end; raises CniError when it cannot be run."""
     name = call.conf.ipam.type
     path = _find(name, call.env.get("CNI_PATH", ""))
-    env = {**call.env, "CNI_COMMAND": command}
+    # A plugin that knows none of an orchestrator's arguments is to pass over them, as Calico has it.
+    arguments = ";".join(filter(None, ("IgnoreUnknown=1", call.env.get("CNI_ARGS"))))
+    env = {**call.env, "CNI_COMMAND": command, "CNI_ARGS": arguments}
     try:
         # Pipes of its own, and its death with ours: else it would hold the runtime's pipes, or go on after a SIGKILL
         # and undo the DEL that follows (rules P10, P11).
-        done = subprocess.run([path], input=call.stdin, capture_output=True, env=env, timeout=SECONDS, check=False,
+        return subprocess.run([path], input=call.stdin, capture_output=True, env=env, timeout=SECONDS, check=False,
                               preexec_fn=partial(_die_with, os.getpid()))
     except subprocess.TimeoutExpired as error:
         message = f"IPAM plugin {name} did not answer {command} within {SECONDS} s and was ended"
         raise CniError(DELEGATE, message) from error
     except OSError as error:
         raise CniError(DELEGATE, f"IPAM plugin {path} cannot be run", reason(error)) from error
-    stderr(done.stderr.decode(errors="replace"))
-    if done.returncode:
-        raise _error(name, command, done)
-    return done.stdout
-
 
 def _find(name: str, path: str) -> str:
     if not path:
@@ -109,8 +110,8 @@ def _error(name: str, command: str, done: subprocess.CompletedProcess[bytes]) ->
     try:
         body = json.loads(done.stdout)
         code, msg, details = int(body["code"]), str(body["msg"]), str(body.get("details") or "")
-        return CniError(max(code, 0), f"IPAM plugin {name}: {msg}", details)
-    except (ValueError, KeyError, TypeError):
+        return CniError(code if 0 < code < 2**32 else DELEGATE, f"IPAM plugin {name}: {msg}", details)
+    except (ValueError, KeyError, TypeError, RecursionError):
         told = (done.stderr or done.stdout).decode(errors="replace").strip()
         message = f"IPAM plugin {name} failed {command} with exit status {done.returncode}"
         return CniError(DELEGATE, message, told[-2000:])

@@ -7,137 +7,99 @@ pod name is up.
 
 from __future__ import annotations
 
-import time
-
 from cni_calico.args import Attachment
 from datastore import keys
-from datastore.api import Conflict, Exists, Missing
+from datastore.api import Conflict, Corrupt, Exists, Missing
 from datastore.frozen import frozen
-from ipam.cidr import BITS
+from datastore.model import Endpoint, endpoint_json, endpoint_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cni_calico.args import Args
     from cni_calico.dataplane import Wire, Wired
-    from datastore.api import Json, Store
+    from datastore.api import Store
 
-# Annotations for what Calico's record has no field for: the CNI network, and a second interface's routing table.
-NETWORK = "projectcalico.org/network"
-SOURCE_TABLE = "projectcalico.org/source-table"
 DEFAULT_NAMESPACE = "default"
 
 
 @frozen
-class Endpoint:
-    """One attachment as recorded."""
+class Found:
+    """An endpoint where it is stored."""
 
-    attachment: Attachment
-    node: str
-    addresses: tuple[str, ...]
-    source_table: int = 0
+    endpoint: Endpoint
+    key: str
+    revision: int
 
 
-def save(store: Store, attachment: Attachment, node: str, args: Args, wire: Wire, wired: Wired) -> None:
+def save(store: Store, node: str, args: Args, wire: Wire, wired: Wired) -> None:
     """Record a wired pod; a record left over from an attachment of the same name is replaced. Raises StoreError."""
-    key = keys.workload_endpoint(_namespace(args), _name(attachment, node))
-    value = _json(attachment, node, args, wire, wired)
+    attachment, in_kubernetes = wire.attachment, bool(args.pod and args.namespace)
+    endpoint = Endpoint(
+        name="-".join(map(_part, (node, "cni", attachment.container_id, attachment.ifname))),
+        namespace=args.namespace if in_kubernetes else DEFAULT_NAMESPACE,
+        orchestrator="k8s" if in_kubernetes else "cni",
+        pod=args.pod,
+        network=attachment.network,
+        container_id=attachment.container_id,
+        ifname=attachment.ifname,
+        node=node,
+        host_ifname=attachment.host_ifname,
+        mac=wired.pod_mac,
+        addresses=tuple(map(str, wire.addresses)),
+        source_table=wired.source_table,
+    )
+    key = keys.workload_endpoint(endpoint.namespace, endpoint.name)
     try:
-        store.create(key, value)
+        store.create(key, endpoint_json(endpoint))
     except Exists:
         with store.exclusive():
-            store.update(key, value, store.get(key).revision)
+            store.update(key, endpoint_json(endpoint), store.get(key).revision)
 
 
-def find(store: Store, attachment: Attachment) -> Endpoint | None:
+def find(store: Store, attachment: Attachment) -> Found | None:
     """Return the attachment's record, or None. Needs neither node nor pod name. Raises StoreError."""
-    for key in _keys(store, attachment):
-        try:
-            endpoint = _read(store.get(key).value)
-        except Missing:
-            continue
-        if endpoint and endpoint.attachment == attachment:
-            return endpoint
+    ending = "-".join(("", _part("cni"), _part(attachment.container_id), _part(attachment.ifname)))
+    for key in store.keys(keys.WORKLOAD_ENDPOINTS):
+        if key.endswith(ending):
+            try:
+                record = store.get(key)
+            except Missing:
+                continue
+            endpoint = endpoint_of(record)
+            if endpoint and attachment_of(endpoint) == attachment:
+                return Found(endpoint, key, record.revision)
     return None
 
 
-def forget(store: Store, attachment: Attachment) -> bool:
-    """Remove the attachment's record, and only its; tell whether there was one. Raises StoreError."""
-    removed = False
-    for key in _keys(store, attachment):
+def forget(store: Store, found: Found | None) -> None:
+    """Remove a record that was found, unless it has gone or changed since. Raises StoreError."""
+    if found:
         try:
-            record = store.get(key)
-            endpoint = _read(record.value)
-            if endpoint and endpoint.attachment == attachment:
-                store.delete(key, record.revision)
-                removed = True
+            store.delete(found.key, found.revision)
         except (Missing, Conflict):
-            continue  # another DEL of the same attachment was faster
-    return removed
+            return
 
 
-def all_endpoints(store: Store) -> Iterator[Endpoint]:
-    """Yield every record that says which network it belongs to. Raises StoreError."""
-    for record in store.records(keys.WORKLOAD_ENDPOINTS):
-        endpoint = _read(record.value)
+def attachment_of(endpoint: Endpoint) -> Attachment:
+    """Return whose record it is."""
+    return Attachment(endpoint.network, endpoint.container_id, endpoint.ifname)
+
+
+def attachments(store: Store, damaged: Callable[[Corrupt], object]) -> Iterator[Attachment]:
+    """Yield the attachment of every record that has one; one that cannot be read is told to `damaged`."""
+    for key in store.keys(keys.WORKLOAD_ENDPOINTS):
+        try:
+            endpoint = endpoint_of(store.get(key))
+        except Missing:
+            continue
+        except Corrupt as error:
+            damaged(error)
+            continue
         if endpoint:
-            yield endpoint
-
-
-def _keys(store: Store, attachment: Attachment) -> list[str]:
-    ending = f"-{_part('cni')}-{_part(attachment.container_id)}-{_part(attachment.ifname)}"
-    return [key for key in store.keys(keys.WORKLOAD_ENDPOINTS) if key.endswith(ending)]
-
-
-def _name(attachment: Attachment, node: str) -> str:
-    return "-".join(map(_part, (node, "cni", attachment.container_id, attachment.ifname)))
+            yield attachment_of(endpoint)
 
 
 def _part(text: str) -> str:
     return text.replace("-", "--")
-
-
-def _namespace(args: Args) -> str:
-    return args.namespace if args.pod and args.namespace else DEFAULT_NAMESPACE
-
-
-def _json(attachment: Attachment, node: str, args: Args, wire: Wire, wired: Wired) -> Json:
-    in_kubernetes = bool(args.pod and args.namespace)
-    spec = {
-        "orchestrator": "k8s" if in_kubernetes else "cni",
-        "node": node,
-        "containerID": attachment.container_id,
-        "pod": args.pod,
-        "endpoint": attachment.ifname,
-        "ipNetworks": [f"{address}/{BITS[address.family]}" for address in wire.addresses],
-        "profiles": [attachment.network],
-        "interfaceName": attachment.host_ifname,
-        "mac": wired.pod_mac,
-    }
-    annotations = {NETWORK: attachment.network}
-    if wired.source_table:
-        annotations[SOURCE_TABLE] = str(wired.source_table)
-    return {
-        "kind": "WorkloadEndpoint",
-        "apiVersion": "projectcalico.org/v3",
-        "metadata": {
-            "name": _name(attachment, node),
-            "namespace": _namespace(args),
-            "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "annotations": annotations,
-        },
-        "spec": {name: value for name, value in spec.items() if value},
-    }
-
-
-def _read(value: Json) -> Endpoint | None:
-    """Return the endpoint in a record, or None when it is not one of this plugin's."""
-    try:
-        spec = value["spec"]
-        annotations = value["metadata"]["annotations"]
-        addresses = tuple(text.partition("/")[0] for text in spec.get("ipNetworks") or ())
-        attachment = Attachment(annotations[NETWORK], spec["containerID"], spec["endpoint"])
-        return Endpoint(attachment, spec["node"], addresses, int(annotations.get(SOURCE_TABLE, 0)))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None

@@ -47,7 +47,13 @@ _IPAM_CODES: dict[type[IpamError], int] = {
 
 
 def as_cni_error(error: Exception) -> CniError:
-    """Return any exception as the CNI error that tells the most about it."""
+    """Return any exception as the CNI error that tells the most about it, its notes among the details."""
+    known = _known(error)
+    notes = getattr(error, "__notes__", ())
+    return CniError(known.code, known.msg, "; ".join(filter(None, (known.details, *notes)))) if notes else known
+
+
+def _known(error: Exception) -> CniError:
     if isinstance(error, CniError):
         return error
     if isinstance(error, IpamError):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
+import re
 import time
+from contextlib import suppress
 
 from datastore.frozen import frozen
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from cni_calico.config import LogSettings
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "fatal": 40, "panic": 40}
+STDERR = 2
 DAY = 86400
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+STAMP = r"-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{9}"  # what _rotate puts into a name
 
 
 @frozen
@@ -56,12 +60,8 @@ class Log:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
         head = f"{stamp}.{int(now % 1 * 1000):03} [{level}][{os.getpid()}] {message}"
         line = f"{head}{_words(values)}{self.context}\n".encode(errors="backslashreplace")
-        for fd in (2, self.fd):
-            try:
-                if fd >= 0:
-                    os.write(fd, line)
-            except OSError:
-                continue
+        for fd in (STDERR, self.fd):
+            _write(fd, line)
 
 
 def open_log(settings: LogSettings) -> Log:
@@ -70,12 +70,15 @@ def open_log(settings: LogSettings) -> Log:
     if not settings.path:
         return Log(level)
     try:
-        _rotate_if_full(settings)
-        return Log(level, _open(settings.path))
-    except OSError as error:
-        log = Log(level)
-        log.warning(f"log file {settings.path} cannot be written: {os.strerror(error.errno or 0)}; logging to stderr")
-        return log
+        fd = _open(settings.path)
+        if settings.max_size and os.fstat(fd).st_size >= settings.max_size:
+            _rotate(settings, fd)
+            os.close(fd)
+            fd = _open(settings.path)
+    except (OSError, ValueError) as error:
+        Log(level).warning(f"log file {settings.path!r} cannot be written: {error}; logging to stderr alone")
+        return Log(level)
+    return Log(level, fd)
 
 
 def close_log(log: Log) -> None:
@@ -85,22 +88,15 @@ def close_log(log: Log) -> None:
 
 
 def _open(path: str) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(path, flags, 0o644)
+        return os.open(path, FLAGS, 0o644)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        return os.open(path, flags, 0o644)
+        return os.open(path, FLAGS, 0o644)
 
 
-def _rotate_if_full(settings: LogSettings) -> None:
-    """Rename a full file to one with its time in the name. Racing processes see that it is gone, or small again."""
-    try:
-        if not settings.max_size or os.stat(settings.path).st_size < settings.max_size:
-            return
-        fd = _open(settings.path)
-    except FileNotFoundError:
-        return
+def _rotate(settings: LogSettings, fd: int) -> None:
+    """Rename the full file to one with its time in the name, unless another process has done so, or is about to."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), os.stat(settings.path)):
@@ -108,17 +104,15 @@ def _rotate_if_full(settings: LogSettings) -> None:
             stamp = f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.{time.time_ns() % 10**9:09}"
             os.rename(settings.path, f"{stem}-{stamp}{extension}")
             _drop_old(settings, stem, extension)
-    except (BlockingIOError, FileNotFoundError):
-        return  # another process is at it
-    finally:
-        os.close(fd)
+    except OSError as error:
+        if not isinstance(error, (BlockingIOError, FileNotFoundError)):
+            Log(fd=fd).warning(f"log file {settings.path} cannot be rotated: {error}")
 
 
 def _drop_old(settings: LogSettings, stem: str, extension: str) -> None:
     folder = os.path.dirname(stem)
-    mine = os.path.basename(stem) + "-"
-    rotated = sorted((name for name in os.listdir(folder) if name.startswith(mine) and name.endswith(extension)),
-                     reverse=True)
+    mine = re.compile(re.escape(os.path.basename(stem)) + STAMP + re.escape(extension))
+    rotated = sorted(filter(mine.fullmatch, os.listdir(folder)), reverse=True)
     for age, name in enumerate(rotated):
         path = os.path.join(folder, name)
         too_many = settings.max_count and age >= settings.max_count
@@ -137,9 +131,11 @@ def _quoted(text: str) -> str:
 
 
 def stderr(text: str) -> None:
-    """Write to stderr, if there is one."""
-    if sys.stderr is not None:
-        try:
-            os.write(2, text.encode(errors="backslashreplace"))
-        except OSError:
-            return
+    """Write to stderr, if anybody listens."""
+    _write(STDERR, text.encode(errors="backslashreplace"))
+
+
+def _write(fd: int, data: bytes) -> None:
+    if fd >= 0:
+        with suppress(OSError):
+            os.write(fd, data)

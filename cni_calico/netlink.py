@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _socket  # `socket` adds 3-7 ms of enums and selectors that a netlink socket does not need
 import os
+from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV, ENOENT, ESRCH
 from struct import Struct, unpack_from
 
 from cni_calico import rtmsg
@@ -32,14 +33,23 @@ NLMSGERR_ATTR_MSG = 1
 HEADER = Struct("=IHHII")  # struct nlmsghdr
 RECEIVE_BYTES = 65536
 SECONDS = 30  # no request of ours takes the kernel longer unless it is stuck
+# What a route look-up is refused with: no route, or one of type unreachable, blackhole, prohibit (fib_props).
+NO_WAY = (ENETUNREACH, ESRCH, EHOSTUNREACH, EINVAL, EACCES)
 DUMP_ATTEMPTS = 5  # as the reference plugins' netlinksafe
 
 
-class Refused(OSError):
-    """The kernel refused one request: errno, and its own words where it gave any (extended ack)."""
+@frozen
+class Refusal:
+    """The kernel's no to one request: errno, what the request was for, and its own words if any (extended ack)."""
 
-    def __init__(self, errno: int, message: Message, words: str) -> None:
-        super().__init__(errno, f"{message.purpose}: {os.strerror(errno)}{f' ({words})' if words else ''}")
+    errno: int
+    purpose: str
+    words: str
+
+    def error(self) -> CniError:
+        """Return the refusal as the error a verb fails with."""
+        words = f" ({self.words})" if self.words else ""
+        return CniError(KERNEL, f"the kernel refused to {self.purpose}: {os.strerror(self.errno)}{words}")
 
 
 @frozen
@@ -85,9 +95,11 @@ class Socket:
         """Close the socket."""
         self._socket.close()
 
-    def try_all(self, messages: Sequence[Message]) -> list[Refused | None]:
+    def try_all(self, messages: Sequence[Message]) -> list[Refusal | None]:
         """Send a batch, carried out in order and to its end; return for each request None or the kernel's refusal."""
-        answers: dict[int, Refused | None] = {}
+        if not messages:
+            return []
+        answers: dict[int, Refusal | None] = {}
         numbers = self._send(messages, rtmsg.NLM_F_ACK)
         while len(answers) < len(messages):
             for kind, number, flags, body in self._receive():
@@ -99,7 +111,7 @@ class Socket:
         """Send a batch; raises CniError with the first refusal."""
         for refusal in self.try_all(messages):
             if refusal:
-                raise kernel_error(refusal)
+                raise refusal.error()
 
     def link(self, name: str) -> Link | None:
         """Return the link of this name, or None."""
@@ -107,8 +119,8 @@ class Socket:
         return _link(found) if found else None
 
     def route_index(self, address: Address) -> int:
-        """Return the index of the link a packet to the address would leave by, 0 when there is no way."""
-        found = self._ask(rtmsg.look_up_route(address), rtmsg.RTM_NEWROUTE)
+        """Return the index of the link a packet to the address would leave by, 0 when it would not leave at all."""
+        found = self._ask(rtmsg.look_up_route(address), rtmsg.RTM_NEWROUTE, NO_WAY)
         return _u32(attributes(found, rtmsg.ROUTE_SIZE), rtmsg.RTA_OIF) if found else 0
 
     def neighbour(self, index: int, address: Address) -> bytes:
@@ -131,7 +143,7 @@ class Socket:
         found = (_route(body) for body in self._dump(rtmsg.dump_routes(family), rtmsg.RTM_NEWROUTE))
         return [route for route in found if route.index == index]
 
-    def _ask(self, message: Message, kind: int) -> bytes | None:
+    def _ask(self, message: Message, kind: int, absent: tuple[int, ...] = (ENODEV, ENOENT)) -> bytes | None:
         """Return the answer to a look-up, or None when the kernel has no such thing."""
         number = self._send([message], 0)[0]
         while True:
@@ -140,8 +152,8 @@ class Socket:
                     return body
                 if answered == number and got == NLMSG_ERROR:
                     refusal = _refusal(message, flags, body)
-                    if refusal and not _absent(refusal):
-                        raise kernel_error(refusal)
+                    if refusal and refusal.errno not in absent:
+                        raise refusal.error()
                     return None
 
     def _dump(self, message: Message, kind: int) -> list[bytes]:
@@ -163,8 +175,8 @@ class Socket:
                 whole = whole and not flags & NLM_F_DUMP_INTR
                 if got == kind:
                     bodies.append(body)
-                elif got == NLMSG_ERROR:
-                    raise kernel_error(_refusal(message, flags, body))
+                elif got == NLMSG_ERROR and (refusal := _refusal(message, flags, body)):
+                    raise refusal.error()
                 elif got == NLMSG_DONE:
                     return bodies, whole
 
@@ -188,8 +200,10 @@ class Socket:
         """Yield the messages of one datagram: type, sequence number, flags, body."""
         try:
             data = self._socket.recv(RECEIVE_BYTES)
+        except TimeoutError as error:
+            raise CniError(KERNEL, f"the kernel gave no netlink answer within {SECONDS} s") from error
         except OSError as error:
-            raise CniError(KERNEL, f"the kernel gave no netlink answer within {SECONDS} s", str(error)) from error
+            raise CniError(KERNEL, "the kernel's netlink answer cannot be read", str(error)) from error
         at = 0
         while at + HEADER.size <= len(data):
             length, kind, flags, number, _ = HEADER.unpack_from(data, at)
@@ -220,11 +234,6 @@ def host_networks() -> Iterable[str]:
     return [f"{route.get_attr('RTA_DST')}/{route['dst_len']}" for route in routes if route.get_attr("RTA_DST")]
 
 
-def kernel_error(refusal: Refused | None) -> CniError:
-    """Return a refusal as the error a verb fails with."""
-    return CniError(KERNEL, f"the kernel refused to {refusal.strerror}" if refusal else "the kernel gave no reason")
-
-
 def _calmly(dump: Callable[[], T]) -> T:
     """Make a dump again when changes interrupt it, a few times (rule R16)."""
     from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
@@ -237,20 +246,14 @@ def _calmly(dump: Callable[[], T]) -> T:
     return dump()
 
 
-def _refusal(message: Message, flags: int, body: bytes) -> Refused | None:
+def _refusal(message: Message, flags: int, body: bytes) -> Refusal | None:
     """Return what an NLMSG_ERROR answer says, None when it is an acknowledgement."""
     errno = -unpack_from("=i", body)[0]
     if not errno:
         return None
     echoed = HEADER.size if flags & NLM_F_CAPPED else unpack_from("=I", body, 4)[0]
     extra = attributes(body, 4 + ((echoed + 3) & ~3)) if flags & NLM_F_ACK_TLVS else {}
-    return Refused(errno, message, extra.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace"))
-
-
-def _absent(refusal: Refused) -> bool:
-    from errno import EHOSTUNREACH, ENETUNREACH, ENODEV, ENOENT, ESRCH
-
-    return refusal.errno in (ENODEV, ENOENT, ESRCH, ENETUNREACH, EHOSTUNREACH)
+    return Refusal(errno, message.purpose, extra.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace"))
 
 
 def _link(body: bytes) -> Link:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+OWN = "/proc/thread-self/ns/net"
 NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h: _IO(0xb7, 0x3)
 
 
@@ -35,7 +36,7 @@ def opened(path: str) -> Iterator[int]:
 @contextmanager
 def inside(fd: int) -> Iterator[None]:
     """Run the body in the namespace of the descriptor; only this thread moves. Raises CniError 8."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
             _setns(fd)
@@ -51,7 +52,15 @@ def inside(fd: int) -> Iterator[None]:
 
 def is_own(fd: int) -> bool:
     """Tell whether the descriptor is of the namespace this thread is in."""
-    return os.path.samestat(os.fstat(fd), os.stat("/proc/thread-self/ns/net"))
+    return os.path.samestat(os.fstat(fd), os.stat(OWN))
+
+
+def is_own_path(path: str) -> bool:
+    """Tell whether the path is of the namespace this thread is in; one that cannot be looked at is not."""
+    try:
+        return os.path.samestat(os.stat(path), os.stat(OWN))
+    except (OSError, ValueError):
+        return False
 
 
 def _is_netns(fd: int) -> bool:

@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 
-from cni_calico import addresses, dataplane, endpoint, netns
-from cni_calico.args import parse_mac
-from cni_calico.config import OUR_IPAM, mtu, node_name
-from cni_calico.dataplane import GATEWAY, Wire
-from cni_calico.errors import DRIFT, INVALID_CONFIG, NOT_AVAILABLE, CniError, as_cni_error
-from cni_calico.netlink import Socket
+from cni_calico import addresses, dataplane, endpoint, netns, node
+from cni_calico.args import attachment_of_alias
+from cni_calico.config import GATEWAY, OUR_IPAM
+from cni_calico.dataplane import Make, Wire
+from cni_calico.errors import DRIFT, INVALID_CONFIG, INVALID_NETNS, NOT_AVAILABLE, CniError, as_cni_error
+from cni_calico.netlink import Socket, aliases
 from cni_calico.result import Interface, Ip, Result, Route
 from datastore.api import Busy
-from ipam.cidr import BITS, Cidr, block_at, parse_address
+from datastore.frozen import replace
+from datastore.undo import Undo, all_of, fail
+from ipam.cidr import BITS, Cidr, parse_address, parse_network
 from ipam.errors import BadRequest
 from ipam.release import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection
     from types import ModuleType
 
     from cni_calico.args import Attachment
     from cni_calico.dataplane import Wired
     from cni_calico.skel import Call
-    from datastore.api import Store
+    from datastore.api import Corrupt, Store
+    from ipam.cidr import Address
 
+LEAST_IPV6_MTU = 1280  # RFC 8200 section 5
 HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachment
-DEFAULT_ROUTE = {4: Cidr(4, 0, 0), 6: Cidr(6, 0, 0)}
 
 
 def add(call: Call) -> Result:
-    """Give the pod its interface. Whatever fails, kernel and datastore are as before. Raises CniError, StoreError …"""
-    node, store = node_name(call.conf), addresses.store_of(call)
-    with _alone(store, call.attachment), ExitStack() as undo:
-        fd = undo.enter_context(netns.opened(call.netns))
-        pod = undo.enter_context(dataplane.open_pod(fd))
-        host = undo.enter_context(Socket())
+    """Give the pod its interface. What fails is undone: kernel and allocations are as before. Raises CniError etc."""
+    name, store = node.name(call.conf), addresses.store_of(call)
+    with ExitStack() as resources, Undo() as undo:
+        resources.enter_context(store.hold(call.attachment.host_ifname, HOLD_SECONDS))
+        fd = resources.enter_context(netns.opened(call.netns))
+        pod = resources.enter_context(dataplane.open_pod(fd))
+        host = resources.enter_context(Socket())
         dataplane.refuse_existing(pod, call.attachment.ifname)
-        with ExitStack() as failed:
-            given = _assign(call, store, failed)
-            wire = _wire(call, given)
-            wired = dataplane.connect(wire, fd, host, pod)
-            failed.callback(dataplane.disconnect, call.attachment, host)
-            call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
-            failed.callback(endpoint.forget, store, call.attachment)
-            endpoint.save(store, call.attachment, node, call.args, wire, wired)
-            failed.pop_all()
+        given = _assign(call, store, undo)
+        wire = _wire(call, given)
+        wired = dataplane.connect(wire, _make(call, wire), fd, host, pod)
+        undo.push(dataplane.disconnect, call.attachment, host)
+        call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
+        undo.push(lambda: endpoint.forget(store, endpoint.find(store, call.attachment)))
+        endpoint.save(store, name, call.args, wire, wired)
     return _result(call, given, wire, wired)
 
 
 def delete(call: Call) -> None:
     """Take away what the attachment has; whatever is gone already is no error (rules D1-D9)."""
     store = addresses.store_of(call)
-    with _alone(store, call.attachment):
-        _tear_down(call, store, call.attachment, call.netns)
+    with store.hold(call.attachment.host_ifname, HOLD_SECONDS), Socket() as host:
+        _tear_down(call, store, call.attachment, (), host)
 
 
 def check(call: Call) -> None:
@@ -67,7 +70,7 @@ def check(call: Call) -> None:
     held = [str(address) for address in wire.addresses]
     store = addresses.store_of(call)
     recorded = endpoint.find(store, call.attachment)
-    if recorded is None or not set(held) <= set(recorded.addresses):
+    if recorded is None or not set(held) <= set(recorded.endpoint.addresses):
         raise CniError(DRIFT, f"the record of container {call.attachment.container_id} interface "
                               f"{call.attachment.ifname} is gone or has other addresses; delete and add the attachment")
     if call.conf.ipam.type == OUR_IPAM:
@@ -84,31 +87,24 @@ def gc(call: Call) -> None:
     Where the runtime sends no list at all, only attachments without a veth are removed: their pod is provably gone.
     The file datastore holds this machine's attachments only, so none needs to be told apart by node.
     """
-    store, valid, errors = addresses.store_of(call), call.conf.valid_attachments, []
-    for attachment in sorted(_known(call, store), key=str):
-        if valid is not None and (attachment.container_id, attachment.ifname) in valid:
-            continue
-        try:
-            _collect(call, store, attachment, only_without_link=valid is None)
-        except Exception as error:  # one attachment's trouble must not keep the others
-            errors.append(as_cni_error(error))
-            call.log.error("GC could not remove an attachment", attachment=attachment.alias, msg=errors[-1].msg)
+    store, valid = addresses.store_of(call), call.conf.valid_attachments
+    damaged: list[Corrupt] = []
+    known = _known(call, store, damaged.append)
+    gone = [item for item in sorted(known, key=str) if valid is None or (item.container_id, item.ifname) not in valid]
+    steps = [partial(_collect, call, store, item, known[item]) for item in gone]
     if call.conf.ipam.type != OUR_IPAM:
-        _delegate().collect(call)
-    if errors:
-        raise CniError(errors[0].code, f"GC left {len(errors)} attachments behind; the first: {errors[0].msg}",
-                       errors[0].details)
+        steps.append(partial(_delegate().collect, call))
+    all_of(*steps, *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:
     """Return when an ADD could be served; raises CniError 50 saying why not. Takes no lock, writes nothing."""
     try:
-        node_name(call.conf)
-        store = addresses.store_of(call)
-        store.check_writable()
         if call.conf.ipam.type == OUR_IPAM:
-            addresses.require_room(call, store)
+            addresses.require_room(call, addresses.store_of(call))
         else:
+            node.name(call.conf)
+            addresses.store_of(call).check_writable()
             _delegate().status(call)
     except Exception as error:
         known = as_cni_error(error)
@@ -118,58 +114,43 @@ def status(call: Call) -> None:
 VERBS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
 
 
-@contextmanager
-def _alone(store: Store, attachment: Attachment, seconds: float = HOLD_SECONDS) -> Iterator[None]:
-    """Run the body while no other verb works on the same attachment. A killed verb holds nothing. Raises Busy."""
-    with store.hold(attachment.host_ifname, seconds):
-        yield
-
-
-def _assign(call: Call, store: Store, failed: ExitStack) -> Result:
+def _assign(call: Call, store: Store, undo: Undo) -> Result:
     """Return the addresses to wire and the routes asked for, pushing their release for the case of failure.
 
     The pod has no such interface, so what the attachment still holds is left from an ADD that was killed (rule A11).
     """
     if call.conf.ipam.type != OUR_IPAM:
+        undo.push(_delegate().delete, call)
         given: Result = _delegate().add(call)
-        failed.callback(_delegate().undo, call)
         return given
     addresses.take(store, call.attachment)
     assigned = addresses.give(call, store)
     for item in assigned:
-        failed.callback(take_back, store, item)
-    routes = tuple(Route(str(route.get("dst"))) for route in call.conf.ipam.routes)
-    return Result(ips=tuple(Ip(str(item.address)) for item in assigned), routes=routes)
+        undo.push(take_back, store, item)
+    return Result(ips=tuple(Ip(str(item.address)) for item in assigned), routes=call.conf.ipam.routes)
 
 
 def _wire(call: Call, given: Result) -> Wire:
-    mac = call.conf.mac or call.args.mac
-    addresses_given = tuple(parse_address(ip.bare) for ip in given.ips)
-    return Wire(
-        attachment=call.attachment,
-        addresses=addresses_given,
-        routes=_routes(call, given, {address.family for address in addresses_given}),
-        pod_mac=parse_mac(mac, "MAC") if mac else dataplane.random_mac(),
-        mtu=mtu(call.conf),
+    """Return the wire for the addresses given, with the routes the IPAM names instead of the default one."""
+    wanted = tuple(parse_address(ip.bare) for ip in given.ips)
+    families = {address.family for address in wanted}
+    routes = [parse_network(route.dst) for route in given.routes]
+    if not routes or call.conf.include_default_routes:
+        routes += [Cidr(family, 0, 0) for family in sorted(families)]
+    return Wire(call.attachment, wanted, tuple(dict.fromkeys(route for route in routes if route.family in families)))
+
+
+def _make(call: Call, wire: Wire) -> Make:
+    mtu = node.mtu(call.conf)
+    if 6 in wire.families and 0 < mtu < LEAST_IPV6_MTU:
+        raise CniError(INVALID_CONFIG, f'MTU {mtu} is too small for IPv6, which needs {LEAST_IPV6_MTU}; raise "mtu" or '
+                                       "turn ipam.assign_ipv6 off")
+    return Make(
+        pod_mac=call.conf.mac or call.args.mac or dataplane.random_mac(),
+        mtu=mtu,
         queues=call.conf.num_queues,
         forwarding=call.conf.allow_ip_forwarding,
     )
-
-
-def _routes(call: Call, given: Result, families: set[int]) -> tuple[Cidr, ...]:
-    """Return the pod's destinations: those the IPAM names, in their place or besides them the default route."""
-    named = [_destination(route.dst) for route in given.routes]
-    if not named or call.conf.include_default_routes:
-        named += [DEFAULT_ROUTE[family] for family in sorted(families)]
-    return tuple(dict.fromkeys(route for route in named if route.family in families))
-
-
-def _destination(text: str) -> Cidr:
-    start, _, prefix = text.partition("/")
-    address = parse_address(start)
-    if not (prefix.isascii() and prefix.isdigit() and int(prefix) <= BITS[address.family]):
-        raise BadRequest(f'route destination "{text}" is not a CIDR')
-    return block_at(address, int(prefix))
 
 
 def _wire_of(call: Call, previous: Result) -> Wire:
@@ -186,11 +167,7 @@ def _wire_of(call: Call, previous: Result) -> Wire:
     return Wire(
         attachment=call.attachment,
         addresses=tuple(parse_address(ip.bare) for ip in ours),
-        routes=tuple(_destination(route.dst) for route in previous.routes if route.gw in gateways),
-        pod_mac=b"",
-        mtu=0,
-        queues=1,
-        forwarding=call.conf.allow_ip_forwarding,
+        routes=tuple(parse_network(route.dst) for route in previous.routes if route.gw in gateways),
     )
 
 
@@ -211,60 +188,74 @@ def _result(call: Call, given: Result, wire: Wire, wired: Wired) -> Result:
     )
 
 
-def _tear_down(call: Call, store: Store, attachment: Attachment, netns_path: str) -> None:
-    """Wire first, so that no address is free while a pod still has it; then addresses; then the record.
+def _tear_down(call: Call, store: Store, attachment: Attachment, held: Collection[Address], host: Socket) -> None:
+    """Unwire first, so that no address is free while a pod still has it.
 
-    An address whose release fails does not keep the record's removal, and is told of at the end (rule D4).
+    Then addresses and record, each whatever becomes of the other (rule D4). `held` are addresses found in blocks.
     """
-    _unwire(call, store, attachment, netns_path)
-    with ExitStack() as rest:
-        rest.callback(endpoint.forget, store, attachment)
-        if call.conf.ipam.type == OUR_IPAM:
-            call.log.debug("released", addresses=",".join(addresses.take(store, attachment)))
-        elif call.command == "DEL":
-            _delegate().delete(call)
-
-
-def _unwire(call: Call, store: Store, attachment: Attachment, netns_path: str) -> None:
-    recorded = endpoint.find(store, attachment)
-    with Socket() as host:
-        existed = dataplane.disconnect(attachment, host)
+    existed = dataplane.disconnect(attachment, host)
     call.log.debug("unwired", host=attachment.host_ifname, existed=existed)
-    if recorded and recorded.source_table and netns_path:
-        _forget_source_rules(recorded, netns_path)
+    found: list[endpoint.Found] = []
+    all_of(
+        lambda: found.extend(filter(None, [endpoint.find(store, attachment)])),
+        lambda: _release(call, store, attachment, {*held, *(item for each in found for item in _addresses(each))}),
+        *((partial(_delegate().delete, call),) if call.command == "DEL" and call.conf.ipam.type != OUR_IPAM else ()),
+        lambda: _forget(call, store, found),
+    )
 
 
-def _forget_source_rules(recorded: endpoint.Endpoint, netns_path: str) -> None:
+def _release(call: Call, store: Store, attachment: Attachment, hints: Collection[Address]) -> None:
+    """Give the addresses back that our allocator gave, also when the configuration names another by now (R12)."""
+    call.log.debug("released", addresses=",".join(addresses.take(store, attachment, hints)))
+
+
+def _forget(call: Call, store: Store, found: list[endpoint.Found]) -> None:
+    for each in found:
+        _forget_source_rules(call, each)
+        endpoint.forget(store, each)
+
+
+def _addresses(found: endpoint.Found) -> tuple[Address, ...]:
+    """Return the addresses in a record; none when it has anything else for one."""
+    try:
+        return tuple(map(parse_address, found.endpoint.addresses))
+    except BadRequest:
+        return ()
+
+
+def _forget_source_rules(call: Call, found: endpoint.Found) -> None:
     """Remove a second interface's rules from a pod that lives on; a pod that is gone needs nothing (D2, D6)."""
-    try:
-        with netns.opened(netns_path) as fd:
-            if not netns.is_own(fd):
-                dataplane.forget_source_rules(tuple(map(parse_address, recorded.addresses)), recorded.source_table, fd)
-    except CniError:
+    if not found.endpoint.source_table or not call.netns or netns.is_own_path(call.netns):
         return
-
-
-def _known(call: Call, store: Store) -> set[Attachment]:
-    """Return every attachment of the network that any of record, address or link tells of."""
-    from cni_calico.args import attachment_of_alias
-    from cni_calico.netlink import aliases
-
-    found = {item.attachment for item in endpoint.all_endpoints(store)}
-    found |= {attachment for _, alias in aliases() if (attachment := attachment_of_alias(alias))}
-    found |= addresses.attachments(store, call.conf.name)
-    return {attachment for attachment in found if attachment.network == call.conf.name}
-
-
-def _collect(call: Call, store: Store, attachment: Attachment, only_without_link: bool) -> None:
-    """Remove one attachment, unless a verb is working on it just now."""
     try:
-        with _alone(store, attachment, seconds=0), Socket() as host:
-            if only_without_link and host.link(attachment.host_ifname):
-                return
-            _tear_down(call, store, attachment, "")
-            call.log.info("GC removed", attachment=attachment.alias)
-    except Busy:
-        call.log.info("GC left an attachment that is being worked on", attachment=attachment.alias)
+        with netns.opened(call.netns) as fd:
+            dataplane.forget_source_rules(_addresses(found), found.endpoint.source_table, fd)
+    except CniError as error:
+        if error.code != INVALID_NETNS:
+            raise
+
+
+def _known(call: Call, store: Store, damaged: Callable[[Corrupt], object]) -> dict[Attachment, list[Address]]:
+    """Return every attachment of the network that a record, an address or a link tells of, with its addresses."""
+    found: dict[Attachment, list[Address]] = dict(addresses.attachments(store, call.conf.name, damaged))
+    told = {attachment for _, alias in aliases() if (attachment := attachment_of_alias(alias))}
+    told.update(endpoint.attachments(store, damaged))
+    return found | {item: [] for item in told if item.network == call.conf.name and item not in found}
+
+
+def _collect(call: Call, store: Store, attachment: Attachment, held: list[Address]) -> None:
+    """Remove one attachment, unless a verb is working on it just now, or, without any list, its veth is there."""
+    with ExitStack() as resources:
+        try:
+            resources.enter_context(store.hold(attachment.host_ifname, 0))
+        except Busy:
+            call.log.info("GC left an attachment that is being worked on", attachment=attachment.alias)
+            return
+        host = resources.enter_context(Socket())
+        if call.conf.valid_attachments is None and host.link(attachment.host_ifname):
+            return
+        _tear_down(replace(call, netns=""), store, attachment, held, host)
+        call.log.info("GC removed", attachment=attachment.alias)
 
 
 def _delegate() -> ModuleType:

@@ -19,6 +19,9 @@ _INTERFACE_1_1 = ("mtu", "socketPath", "pciID")  # keys that 1.1.0 added
 _ROUTE_1_1 = ("mtu", "advmss", "priority", "table", "scope")
 
 
+DNS_LISTS = ("nameservers", "search", "options")
+
+
 @frozen
 class Interface:
     """An interface made or passed on; `sandbox` is the namespace's path, empty for the host's own."""
@@ -88,10 +91,27 @@ def from_json(body: object, version: str) -> Result:
             ips=tuple(Ip(_text(item["address"]), _text(item.get("gateway") or ""), _index(item.get("interface")))
                       for item in body.get("ips") or ()),
             routes=tuple(map(_route, body.get("routes") or ())),
-            dns=dict(body.get("dns") or {}),
+            dns=_dns(body),
         )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__} {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _dns(body: Json) -> Json:
+    """Return the `dns` part, which libcni must be able to decode."""
+    found = dict(body.get("dns") or {})
+    lists = all(isinstance(item, str) for key in DNS_LISTS for item in _list(found.get(key)))
+    if not lists or not isinstance(found.get("domain") or "", str):
+        raise TypeError(f"dns {found!r} is not of the form the spec gives it")
+    return found
+
+
+def _list(value: object) -> list[object]:
+    if value is not None and not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return value or []
 
 
 def _interface(item: Json) -> Interface:
@@ -109,7 +129,7 @@ def _from_flat(body: Json) -> Result:
     return Result(
         ips=tuple(Ip(_text(item["ip"]), _text(item.get("gateway") or "")) for item in families),
         routes=tuple(_route(route) for item in families for route in item.get("routes") or ()),
-        dns=dict(body.get("dns") or {}),
+        dns=_dns(body),
     )
 
 

@@ -11,11 +11,11 @@ import os
 import sys
 import time
 
-from cni_calico import errors
+from cni_calico import errors, netns
 from cni_calico.args import Args, Attachment, check_container_id, check_ifname, check_network, parse_args
-from cni_calico.config import NetConf, parse
+from cni_calico.config import NetConf, log_settings, parse
 from cni_calico.errors import CniError, as_cni_error
-from cni_calico.log import Log, close_log, open_log, stderr
+from cni_calico.log import STDERR, Log, close_log, open_log, stderr
 from cni_calico.result import NEWEST, VERSIONS, Result, to_json
 from cni_calico.version import VERSION
 from datastore.frozen import frozen, replace
@@ -39,7 +39,6 @@ REQUIRED = {
     "STATUS": (),
 }
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
-OWN_NETNS = "/proc/self/ns/net"
 # go-cni takes a DEL error with these words for success, and the address would leak (rule D8).
 SWALLOWED = (("not found", "absent"), ("no such file or directory", "absent"), ("No such file or directory", "absent"))
 
@@ -72,13 +71,15 @@ class Plugin:
 
 def main(plugin: Plugin) -> int:
     """Run as this process; return its exit code."""
+    os.umask(0o022)  # the runtime's own may be anything; what is private is made so by its mode
+    _fill_standard_descriptors()
     arguments = sys.argv[1:]
     # Unbuffered: what could not be written must not be written after all when the interpreter ends.
     stdout: Sink | None = getattr(sys.stdout.buffer, "raw", None) if sys.stdout else None
     if arguments in (["-v"], ["--version"]):
-        return _print(f"{VERSION}\n".encode(), stdout)
+        return 0 if _print(f"{VERSION}\n".encode(), stdout) else 1
     if arguments in (["-h"], ["--help"]):
-        return _print(_usage(plugin).encode(), stdout)
+        return 0 if _print(_usage(plugin).encode(), stdout) else 1
     if arguments:
         stderr(f"{plugin.name}: unknown argument {arguments[0]!r}; try {plugin.name} --help\n")
         return 2
@@ -91,67 +92,75 @@ def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: 
     if not command:
         stderr(_usage(plugin))
         return 0
-    version = NEWEST
+    if command == "VERSION":
+        return 0 if _reply({"cniVersion": NEWEST, "supportedVersions": list(VERSIONS)}, stdout) else 1
+    version, log, start = NEWEST, Log(), time.monotonic()
     try:
-        if command == "VERSION":
-            return _reply({"cniVersion": NEWEST, "supportedVersions": list(VERSIONS)}, stdout)
         if command not in REQUIRED:
             raise CniError(errors.INVALID_ENVIRONMENT, f"CNI_COMMAND {command!r} is unknown")
         _require(command, env)
         data = _read(stdin)
         body = _decode(data)
+        log = open_log(log_settings(body))
         version = _version(body, command)
-        return _carry_out(plugin, command, env, data, body, version, stdout)
+        return _carry_out(plugin, _call_of(command, env, data, body, version, log), stdout)
     except Exception as error:  # the last resort: whatever happens, the runtime gets an error object
-        return _fail(command, as_cni_error(error), version, stdout)
+        known = as_cni_error(error)
+        if known.code in (errors.INTERNAL, errors.IO_FAILURE):
+            from traceback import format_exc
+
+            log.error("traceback", text=format_exc())
+        log.error(f"{command} failed", code=known.code, msg=known.msg, details=known.details, duration=_since(start))
+        _fail(command, known, version, stdout)
+        return 1
+    finally:
+        close_log(log)
 
 
-def _carry_out(
-    plugin: Plugin, command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str,
-    stdout: Sink | None,
-) -> int:
-    """Check what the verb needs, call it, log how it went, and write its result; return the exit code."""
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null for 0, 1 and 2 where the runtime closed them: else the next file opened would be our stderr."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(fd)
+
+
+def _call_of(
+    command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str, log: Log
+) -> Call:
+    """Return the call, everything it says checked. Raises CniError."""
     network = check_network(body.get("name"))
     strict = command != "DEL"
     attachment = Attachment(network, "", "")
     if REQUIRED[command]:
         container_id = check_container_id(env["CNI_CONTAINERID"], network)
-        attachment = Attachment(network, container_id, check_ifname(env["CNI_IFNAME"]))
+        attachment = Attachment(network, container_id, check_ifname(env["CNI_IFNAME"], strict))
         if strict:
             _refuse_own_netns(env)
-    conf = parse(body, version, strict)
+    conf = parse(body, network, version, strict)
     args = parse_args(env.get("CNI_ARGS", ""), strict)
-    words = _words(attachment, args)
-    log = open_log(conf.log).about(**words)
+    log = log.about(**_words(attachment, args))
+    return Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log)
+
+
+def _carry_out(plugin: Plugin, call: Call, stdout: Sink | None) -> int:
+    """Run the verb and write its result; return the exit code. Raises CniError, its details saying whose it is."""
     try:
-        call = Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log)
-        result = _timed(plugin.verbs()[command], call)
-        if result is None or not _reply(to_json(result, version), stdout):
+        result = _timed(plugin.verbs()[call.command], call)
+        if result is None or _reply(to_json(result, call.conf.version), stdout):
             return 0
         # The runtime is gone, or will take this for a failed ADD, and may never send a DEL (containerd#12922).
-        log.error("nobody took the result; the ADD is undone")
+        call.log.error("nobody took the result; the ADD is undone")
         _timed(plugin.verbs()["DEL"], replace(call, command="DEL"))
         return 1
     except Exception as error:
-        known, whose = as_cni_error(error), ", ".join(f"{name} {word}" for name, word in words.items())
+        known = as_cni_error(error)
+        whose = ", ".join(f"{name} {word}" for name, word in _words(call.attachment, call.args).items())
         raise CniError(known.code, known.msg, f"{known.details}; {whose}" if known.details else whose) from error
-    finally:
-        close_log(log)
 
 
 def _timed(verb: Callable[[Call], Result | None], call: Call) -> Result | None:
     start = time.monotonic()
-    try:
-        result = verb(call)
-    except Exception as error:
-        known = as_cni_error(error)
-        if known.code in (errors.INTERNAL, errors.IO_FAILURE):
-            from traceback import format_exc
-
-            call.log.error("traceback", text=format_exc())
-        call.log.error(f"{call.command} failed", code=known.code, msg=known.msg, details=known.details,
-                       duration=_since(start))
-        raise
+    result = verb(call)
     addresses = {"ip": ",".join(ip.bare for ip in result.ips)} if result else {}
     call.log.info(call.command, **addresses, duration=_since(start))
     return result
@@ -218,42 +227,32 @@ def _refuse_own_netns(env: Mapping[str, str]) -> None:
     """Raise CniError 8 when told to wire the very namespace the plugin runs in (rule P13)."""
     if env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"):
         return
-    try:
-        same = os.path.samestat(os.stat(env["CNI_NETNS"]), os.stat(OWN_NETNS))
-    except (OSError, ValueError):
-        return  # opening it will say what is wrong
-    if same:
+    if netns.is_own_path(env["CNI_NETNS"]):
         raise CniError(errors.INVALID_NETNS, f"CNI_NETNS {env['CNI_NETNS']} is the host's own network namespace; "
                                              "a pod needs one of its own")
 
 
-def _fail(command: str, error: CniError, version: str, stdout: Sink | None) -> int:
+def _fail(command: str, error: CniError, version: str, stdout: Sink | None) -> None:
     texts = {"msg": error.msg, "details": error.details}
     if command == "DEL":
         for words, instead in SWALLOWED:
             texts = {key: text.replace(words, instead) for key, text in texts.items()}
     body = {"cniVersion": version, "code": error.code, **{key: text for key, text in texts.items() if text}}
     _reply(body, stdout)
-    return 1
 
 
-def _reply(body: Mapping[str, Any], stdout: Sink | None) -> int:
+def _reply(body: Mapping[str, Any], stdout: Sink | None) -> bool:
     return _print(json.dumps(body).encode() + b"\n", stdout)
 
 
-def _print(data: bytes, stdout: Sink | None) -> int:
-    """Write to stdout; return 1 when nobody is there to read it."""
+def _print(data: bytes, stdout: Sink | None) -> bool:
+    """Write to stdout; tell whether all of it was taken."""
     try:
-        if stdout is None:
-            return 1
-        while data:
-            written = stdout.write(data)
-            if not written:
-                return 1
+        while data and stdout is not None and (written := stdout.write(data)):
             data = data[written:]
     except OSError:
-        return 1
-    return 0
+        return False
+    return not data
 
 
 def _usage(plugin: Plugin) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from contextlib import contextmanager
+from errno import ENOTDIR
 
 from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Unwritable
 from datastore.lock import flock, passing_flock
@@ -75,12 +76,9 @@ class FileStore:
                 raise _unusable("remove", path, error) from error
 
     def records(self, prefix: str) -> list[Record]:
-        """Return every record below the prefix in key order; one removed meanwhile is left out."""
-        records = []
-        for path in self._files(prefix):
-            record = self._read(path)
-            if record:
-                records.append(record)
+        """Return every record below the prefix in key order; one removed meanwhile, and stray files, are left out."""
+        found = (self._read(path) for path in self._files(prefix) if self._key(path))
+        records = [record for record in found if record]
         return sorted(records, key=lambda record: record.key)
 
     def keys(self, prefix: str) -> list[str]:
@@ -125,9 +123,20 @@ class FileStore:
     def check_writable(self) -> None:
         """Raise Unwritable when the directory (or the nearest one above it) takes no writes, or its disk is full."""
         folder = self.root
-        while not os.path.isdir(folder):
+        while not os.path.lexists(folder):
             folder = os.path.dirname(folder)
-        disk = os.statvfs(folder)
+        try:
+            disk = os.statvfs(folder)
+        except OSError as error:
+            raise _unusable("look at", folder, error) from error
+        if not os.path.isdir(folder):
+            raise Unwritable(f"{folder} of the datastore {self.root} is no directory")
+        for name, right in ((".lock", os.path.isfile), (".held", os.path.isdir)):
+            path = os.path.join(self.root, name)
+            if os.path.lexists(path) and not right(path):
+                raise Unwritable(f"{path} of the datastore is not what it should be; remove it")
+        if not disk.f_blocks:
+            raise Unwritable(f"{folder} of the datastore {self.root} is on a file system that keeps no files")
         if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
             raise Unwritable(f"{folder} of the datastore {self.root} is not writable")
         if disk.f_bavail * disk.f_frsize < SPARE_BYTES:
@@ -136,6 +145,8 @@ class FileStore:
     def path(self, key: str) -> str:
         """Return the file that holds the record of this key: what an operator would look at."""
         *directories, last = key.strip("/").split("/")
+        if not all((*directories, last)):
+            raise ValueError(f"key {key!r} has an empty part")
         name = _name(last) if not last.endswith(".json") else _name(last[:-5]) + "%2Ejson"
         return os.path.join(self.root, *map(_name, directories), name + ".json")
 
@@ -180,18 +191,16 @@ class FileStore:
         return found
 
     def _key(self, path: str) -> str:
-        """Return the key of a record file: from its name, or from inside where the name was too long to keep."""
+        """Return the key of a record file, from inside where the name was too long to keep; empty for a stray file."""
         parts = path[len(self.root) : -len(".json")].split("/")
         if any("%~" in part for part in parts):
             record = self._read(path)
             return record.key if record else ""
         try:
             key = "/".join(map(_unquote, parts))
+            return key if self.path(key) == path else ""
         except ValueError:
-            key = ""
-        if self.path(key) != path:
-            raise _stray(path)
-        return key
+            return ""  # no file of ours has such a name
 
     def _read(self, path: str) -> Record | None:
         """Return the record in a file that was listed, None when it has been removed since."""
@@ -203,7 +212,7 @@ class FileStore:
         except OSError as error:
             raise _unusable("read", path, error) from error
         if self.path(record.key) != path:
-            raise _stray(path)
+            raise Corrupt(f"record file {path} holds the record {record.key}, whose place is elsewhere; move it away")
         return record
 
 
@@ -235,7 +244,7 @@ def _decode(path: str, key: str | None, data: bytes) -> Record:
     except (ValueError, KeyError, TypeError, RecursionError):
         name = value = revision = None
     if not isinstance(name, str) or not isinstance(value, dict) or type(revision) is not int or name != (key or name):
-        raise Corrupt(f"record file {path} cannot be read as a record; move it away, then repair what it held")
+        raise Corrupt(f"record file {path} is damaged: it does not hold the record of its name; restore or repair it")
     return Record(name, value, revision)
 
 
@@ -255,7 +264,7 @@ def _make_directory(path: str) -> None:
         os.mkdir(path, 0o700)
     except FileExistsError:
         if not os.path.isdir(path):
-            raise
+            raise NotADirectoryError(ENOTDIR, "is in the way", path) from None
     else:
         _sync_directory(parent or ".")
 
@@ -268,9 +277,6 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _stray(path: str) -> Corrupt:
-    return Corrupt(f"file {path} of the datastore is not at the place of the record it is; move it away")
-
-
 def _unusable(verb: str, path: str, error: OSError) -> Unwritable:
-    return Unwritable(f"could not {verb} {path} of the datastore: {os.strerror(error.errno or 0)}")
+    where = f" ({error.filename})" if error.filename and error.filename != path else ""
+    return Unwritable(f"could not {verb} {path} of the datastore: {os.strerror(error.errno or 0)}{where}")

@@ -102,9 +102,10 @@ def _busy(path: str, timeout: float) -> str:
 def _holder(path: str) -> str:
     """Name the process that holds the lock, from /proc/locks (proc(5))."""
     try:
-        inode = f":{os.stat(path).st_ino}"
+        file = os.stat(path)
+        where = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
         with open("/proc/locks", encoding="ascii") as locks:
-            pids = [line.split()[4] for line in locks if " FLOCK " in line and line.split()[5].endswith(inode)]
+            pids = [line.split()[4] for line in locks if " FLOCK " in line and line.split()[5] == where]
         with open(f"/proc/{pids[0]}/comm", encoding="utf-8", errors="replace") as comm:
             return f"process {pids[0]} ({comm.read().strip()})"
     except (OSError, IndexError):

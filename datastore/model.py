@@ -6,6 +6,8 @@ Keys that a record has and this release does not know are kept in `extra` and wr
 
 from __future__ import annotations
 
+import time
+
 from datastore import keys
 from datastore.api import Corrupt
 from datastore.frozen import frozen
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 CONFIRMED = "confirmed"
 PENDING = "pending"
 PENDING_DELETION = "pendingDeletion"
+# Annotations for what Calico's record has no field for: the CNI network, and a second interface's routing table.
+NETWORK = "projectcalico.org/network"
+SOURCE_TABLE = "projectcalico.org/source-table"
 
 
 @frozen
@@ -83,6 +88,24 @@ class Pool:
     assignment_mode: str = "Automatic"
 
 
+@frozen
+class Endpoint:
+    """A wired pod (Calico: WorkloadEndpoint). addresses have no prefix length; source_table 0 means none of its own."""
+
+    name: str
+    namespace: str
+    orchestrator: str
+    pod: str
+    network: str
+    container_id: str
+    ifname: str
+    node: str
+    host_ifname: str
+    mac: str
+    addresses: tuple[str, ...]
+    source_table: int
+
+
 def block_of(record: Record) -> Block:
     """Return the block in a record, which must be of the CIDR in its key; raises Corrupt."""
     block = _read(record, _block)
@@ -134,6 +157,58 @@ def affinity_json(affinity: Affinity) -> Json:
 def pool_of(record: Record) -> Pool:
     """Return the pool in an IPPool resource; raises Corrupt."""
     return _read(record, _pool)
+
+
+def endpoint_of(record: Record) -> Endpoint | None:
+    """Return the endpoint in a WorkloadEndpoint resource, or None when it is not one of this plugin's."""
+    try:
+        metadata, spec = record.value["metadata"], record.value["spec"]
+        annotations = metadata["annotations"]
+        return Endpoint(
+            name=_text(metadata["name"]),
+            namespace=_text(metadata["namespace"]),
+            orchestrator=_text(spec["orchestrator"]),
+            pod=_text(spec.get("pod") or ""),
+            network=_text(annotations[NETWORK]),
+            container_id=_text(spec["containerID"]),
+            ifname=_text(spec["endpoint"]),
+            node=_text(spec["node"]),
+            host_ifname=_text(spec["interfaceName"]),
+            mac=_text(spec.get("mac") or ""),
+            addresses=tuple(_text(network).partition("/")[0] for network in spec.get("ipNetworks") or ()),
+            source_table=int(annotations.get(SOURCE_TABLE, 0)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def endpoint_json(endpoint: Endpoint) -> Json:
+    """Return an endpoint as the resource that Calico's tools read."""
+    annotations = {NETWORK: endpoint.network}
+    if endpoint.source_table:
+        annotations[SOURCE_TABLE] = str(endpoint.source_table)
+    spec = {
+        "orchestrator": endpoint.orchestrator,
+        "node": endpoint.node,
+        "containerID": endpoint.container_id,
+        "pod": endpoint.pod,
+        "endpoint": endpoint.ifname,
+        "ipNetworks": [f"{address}/{128 if ':' in address else 32}" for address in endpoint.addresses],
+        "profiles": [endpoint.network],
+        "interfaceName": endpoint.host_ifname,
+        "mac": endpoint.mac,
+    }
+    return {
+        "kind": "WorkloadEndpoint",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": {
+            "name": endpoint.name,
+            "namespace": endpoint.namespace,
+            "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "annotations": annotations,
+        },
+        "spec": {name: value for name, value in spec.items() if value},
+    }
 
 
 def _block(value: Json) -> Block:

@@ -23,8 +23,9 @@ def seed_pools(settings: Settings) -> list[str]:
     """
     if settings.datastore_type != "file":
         return []
+    families = (4, 6) if settings.environment.get("CALICO_IPV6POOL_CIDR") else (4,)
     store = FileStore(str(settings.datastore_dir), lock=library_lock)
     try:
-        return seed_default_pools(store, settings.environment, host_networks=host_networks)
+        return seed_default_pools(store, settings.environment, families, host_networks)
     except (IpamError, StoreError, OSError) as error:
         raise InstallError(f"cannot seed the pools in {settings.datastore_dir}: {error}") from error

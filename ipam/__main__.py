@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def _verbs() -> Mapping[str, Callable[[skel.Call], Result | None]]:
-    from ipam import verbs
+    from cni_calico import ipam_verbs
 
-    return verbs.VERBS
+    return ipam_verbs.VERBS
 
 
 CALICO_IPAM = skel.Plugin("calico-ipam", "hands out addresses from this node's blocks", _verbs)

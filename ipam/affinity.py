@@ -22,15 +22,16 @@ from datastore.model import (
     block_of,
 )
 from ipam.block import check, host_affinity, new_block
-from ipam.cidr import parse_cidr
+from ipam.cidr import block_at, parse_cidr
 from ipam.errors import BadRequest
+from ipam.pool import blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from datastore.api import Record, Store
-    from datastore.model import Block
+    from datastore.model import Block, Pool
     from ipam.cidr import Cidr
 
 Stored = tuple["Block", int]
@@ -45,6 +46,19 @@ def own_blocks(store: Store, node: str, family: int) -> Iterator[Cidr]:
 def block_cidrs(store: Store, family: int) -> set[Cidr]:
     """Return the CIDRs of all blocks there are, without reading them."""
     return {_cidr_of(key) for key in store.keys(keys.blocks(family))}
+
+
+def unclaimed(store: Store, family: int, pools: Sequence[Pool]) -> Iterator[Cidr]:
+    """Yield the blocks that share no address with any there is, also of another size: a pool may have been remade."""
+    present = block_cidrs(store, family)
+    sizes = {cidr.prefix for cidr in present}
+    for pool in pools:
+        size = pool.block_size
+        within = {block_at(cidr.address(0), size) for cidr in present if cidr.prefix >= size}
+        around = [prefix for prefix in sizes if prefix < size]
+        for cidr in blocks(pool):
+            if cidr not in within and not any(block_at(cidr.address(0), prefix) in present for prefix in around):
+                yield cidr
 
 
 def _cidr_of(key: str) -> Cidr:
@@ -66,15 +80,15 @@ def read_block(store: Store, cidr: Cidr) -> Stored | None:
 def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:
     """Make the block the node's, carrying on from where an earlier claim stopped; None when it is somebody else's."""
     pending = _pending(store, node, cidr)
-    if affinity_of(pending).state == PENDING_DELETION:
+    affinity = affinity_of(pending)
+    if affinity.state == PENDING_DELETION:
         return None
     stored = read_block(store, cidr) or _create(store, node, cidr)
     if stored[0].affinity != host_affinity(node):
         store.delete(pending.key, pending.revision)
         return None
-    if affinity_of(pending).state != CONFIRMED:
-        confirmed = replace(affinity_of(pending), state=CONFIRMED)
-        store.update(pending.key, affinity_json(confirmed), pending.revision)
+    if affinity.state != CONFIRMED:
+        store.update(pending.key, affinity_json(replace(affinity, state=CONFIRMED)), pending.revision)
     return stored
 
 

@@ -5,19 +5,20 @@ Borrowing from other nodes' blocks is the next step of the staircase (`_steps`).
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
+from itertools import chain
 
 from datastore import keys
-from datastore.api import Conflict, Exists, Missing, StoreError
+from datastore.api import Conflict, Exists, Missing
 from datastore.frozen import frozen
 from datastore.model import Attribute, block_json
-from ipam.affinity import block_cidrs, claim, own_blocks, read_block
-from ipam.block import assign_ordinal, held
-from ipam.cidr import BITS, Address, block_at, parse_address, parse_cidr
+from datastore.undo import Undo
+from ipam.affinity import block_cidrs, claim, own_blocks, read_block, unclaimed
+from ipam.block import give, held
+from ipam.cidr import block_at, parse_cidr
 from ipam.count import ATTEMPTS, set_count
 from ipam.errors import BadRequest, Contended, Exhausted
-from ipam.pool import all_pools, blocks, pool_of_address, seed_default_pools, usable
+from ipam.handle import Assigned
+from ipam.pool import all_pools, pool_of_address, seed_default_pools, usable
 from ipam.release import take_back
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from datastore.api import Store
     from datastore.model import Pool
     from ipam.affinity import Stored
-    from ipam.cidr import Cidr
+    from ipam.cidr import Address, Cidr
     from ipam.handle import Owner
 
 LOST_RACE = (Conflict, Exists, Missing)  # another writer was faster: look again
@@ -43,21 +44,10 @@ class Request:
     node: str
     owner: Owner
     families: tuple[int, ...] = (4,)
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[Address, ...] = ()
     pools: Mapping[int, Sequence[str]] = {}
     env: Mapping[str, str] = {}
     host_networks: Callable[[], Iterable[str]] = tuple
-
-
-@frozen
-class Assigned:
-    """An address given: the block it is from, and the sequence number that tells this giving from any later one."""
-
-    address: Address
-    block: Cidr
-    handle_id: str
-    sequence: int
-    requested: bool
 
 
 def assign(store: Store, request: Request) -> tuple[Assigned, ...]:
@@ -65,41 +55,34 @@ def assign(store: Store, request: Request) -> tuple[Assigned, ...]:
 
     Raises BadRequest, Exhausted, AddressInUse, Contended, or a StoreError.
     """
+    asked = {address.family for address in request.addresses}
+    # Before the lock: making the default pools of a new datastore looks at the host's routes, which takes its time.
+    pools = {family: _pools(store, request, family) for family in sorted({*asked, *request.families})}
     given: list[Assigned] = []
-    with store.exclusive(), ExitStack() as undo:
-        for step in _wanted(store, request):
-            given.append(step())
-            undo.callback(take_back, store, given[-1])
-        undo.pop_all()
+    with store.exclusive(), Undo() as undo:
+        for address in dict.fromkeys(request.addresses):
+            given.append(_assign_address(store, request, address, pools[address.family]))
+            undo.push(take_back, store, given[-1])
+        for family in request.families:
+            if family not in asked:
+                given.append(_assign_any(store, request, family, pools[family]))
+                undo.push(take_back, store, given[-1])
     return tuple(given)
 
 
-def _wanted(store: Store, request: Request) -> Iterator[Callable[[], Assigned]]:
-    """Yield the givings in order: each address asked for, then one of each wanted family that none was asked of."""
-    asked = [parse_address(text.partition("/")[0]) for text in request.addresses]
-    for address in dict.fromkeys(asked):
-        yield partial(_assign_address, store, request, address)
-    for family in request.families:
-        if not any(address.family == family for address in asked):
-            yield partial(_assign_any, store, request, family)
-
-
-def _assign_any(store: Store, request: Request, family: int) -> Assigned:
+def _assign_any(store: Store, request: Request, family: int, pools: Sequence[Pool]) -> Assigned:
     """Give the first free address that the staircase leads to."""
-    pools = _pools(store, request, family)
     chosen = usable(pools, request.pools.get(family, ()), family)
     for _ in range(ATTEMPTS):
         try:
             found = next(_steps(store, request.node, family, chosen), None)
+            if found:
+                return _take(store, request, found, found[0].unallocated[0])
         except LOST_RACE:
             continue
-        if found is None:
-            from ipam.usage import why_exhausted
+        from ipam.usage import why_exhausted
 
-            raise Exhausted(why_exhausted(store, family, pools, chosen))
-        given = _take(store, request, found, found[0].unallocated[0])
-        if given:
-            return given
+        raise Exhausted(why_exhausted(store, request.node, family, pools, chosen))
     raise Contended(f"blocks of node {request.node} kept changing under {ATTEMPTS} attempts to assign; try again")
 
 
@@ -107,46 +90,32 @@ def _steps(store: Store, node: str, family: int, pools: Sequence[Pool]) -> Itera
     """Yield blocks with room, best first: the node's own, then blocks nobody has claimed, in pool order."""
     ranges = [parse_cidr(pool.cidr) for pool in pools]
     own = [cidr for cidr in own_blocks(store, node, family) if any(cidr in whole for whole in ranges)]
-    unclaimed = _unclaimed(store, family, pools) if pools else iter(())
-    for candidates in (own, unclaimed):
-        for cidr in candidates:
-            stored = claim(store, node, cidr)
-            if stored and stored[0].unallocated:
-                yield stored
+    for cidr in chain(own, unclaimed(store, family, pools)):
+        stored = claim(store, node, cidr)
+        if stored and stored[0].unallocated:
+            yield stored
 
 
-def _unclaimed(store: Store, family: int, pools: Sequence[Pool]) -> Iterator[Cidr]:
-    """Yield the blocks that share no address with any there is, also of another size: a pool may have been remade."""
-    present = block_cidrs(store, family)
-    sizes = {cidr.prefix for cidr in present}
-    for pool in pools:
-        size = pool.block_size
-        within = {block_at(cidr.address(0), size) for cidr in present if cidr.prefix >= size}
-        around = [prefix for prefix in sizes if prefix < size]
-        for cidr in blocks(pool):
-            if cidr not in within and not any(block_at(cidr.address(0), prefix) in present for prefix in around):
-                yield cidr
-
-
-def _assign_address(store: Store, request: Request, address: Address) -> Assigned:
+def _assign_address(store: Store, request: Request, address: Address, pools: Sequence[Pool]) -> Assigned:
     """Give this very address (Calico: AssignIP); its block is claimed for the node when nobody has it."""
-    whole = block_at(address, BITS[address.family])
-    pools = _pools(store, request, address.family)
-    pool = pool_of_address([pool for pool in pools if not pool.disabled], whole)
+    pool = pool_of_address(pools, address)
     if pool is None:
         known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
-        raise BadRequest(f"address {address} is in no enabled pool; IPv{address.family} pools are: {known}")
+        raise BadRequest(f"address {address} is in no pool; IPv{address.family} pools are: {known}")
+    if pool.disabled:
+        raise BadRequest(f"address {address} is in pool {pool.name}, which is disabled; enable it or ask for another")
     if pool.allowed_uses and "Workload" not in pool.allowed_uses:
         raise BadRequest(f"address {address} is in pool {pool.name}, which is not for workloads (allowedUses)")
     cidr = _block_for(store, address, pool)
     for _ in range(ATTEMPTS):
         try:
             stored = read_block(store, cidr) or claim(store, request.node, cidr)
+            if stored:
+                return _take(store, request, stored, address.number - cidr.first, requested=True)
         except LOST_RACE:
             continue
-        given = stored and _take(store, request, stored, address.number - cidr.first, requested=True)
-        if given:
-            return given
+        if not read_block(store, cidr):
+            raise BadRequest(f"address {address} cannot be given: node {request.node} is giving its block {cidr} up")
     raise Contended(f"block {cidr} kept changing under {ATTEMPTS} attempts to assign {address}; try again")
 
 
@@ -162,27 +131,23 @@ def _block_for(store: Store, address: Address, pool: Pool) -> Cidr:
     return wanted
 
 
-def _take(store: Store, request: Request, stored: Stored, ordinal: int, requested: bool = False) -> Assigned | None:
-    """Write one allocation: the handle first, so that no address is held without one; None when the race is lost."""
+def _take(store: Store, request: Request, stored: Stored, ordinal: int, requested: bool = False) -> Assigned:
+    """Write one allocation: the handle first, so that no address is held without one. Raises LOST_RACE errors."""
     block, revision = stored
     owner, cidr = request.owner, parse_cidr(block.cidr)
-    updated, _ = assign_ordinal(block, ordinal, Attribute(owner.handle_id, owner.attributes))
-    count = len(held(updated, lambda attribute: attribute.handle == owner.handle_id))
+    updated = give(block, ordinal, Attribute(owner.handle_id, owner.attributes))
     given = Assigned(cidr.address(ordinal), cidr, owner.handle_id, block.sequence, requested)
-    try:
-        set_count(store, owner.handle_id, block.cidr, count)
+    with Undo() as undo:
+        undo.push(take_back, store, given)  # also for a write that was made, but answered with an error
+        set_count(store, owner.handle_id, block.cidr, len(held(updated, lambda item: item.handle == owner.handle_id)))
         store.update(keys.block(cidr.family, block.cidr), block_json(updated), revision)
-    except StoreError as error:
-        take_back(store, given)  # a write that was answered with an error may still have been made
-        if isinstance(error, Conflict):
-            return None
-        raise
     return given
 
 
 def _pools(store: Store, request: Request, family: int) -> list[Pool]:
     """Return the family's pools, after making the default one where there is none yet."""
     pools = all_pools(store, family)
-    if not pools and seed_default_pools(store, request.env, (family,), request.host_networks):
-        pools = all_pools(store, family)
+    if not pools:
+        seed_default_pools(store, request.env, (family,), request.host_networks)
+        pools = all_pools(store, family)  # also where another process made it meanwhile
     return pools

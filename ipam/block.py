@@ -54,17 +54,22 @@ def check(block: Block) -> Block:
         or allocated & free
         or len(allocated | free) != size
     ):
-        raise Corrupt(f"block {block.cidr} is unsound: its ordinals are not each allocated or free exactly once")
+        raise Corrupt(f"block {block.cidr} is unsound: {_fault(size, allocated, free)}; repair its record")
     return block
 
 
-def assign_next(block: Block, attribute: Attribute) -> tuple[Block, int]:
-    """Give the address that has been free longest to the owner; the block must have one."""
-    return assign_ordinal(block, block.unallocated[0], attribute)
+def _fault(size: int, allocated: set[int], free: set[int]) -> str:
+    """Say what is wrong with a block's ordinals."""
+    for ordinal in range(size):
+        if ordinal in allocated & free:
+            return f"ordinal {ordinal} is both allocated and free"
+        if ordinal not in allocated | free:
+            return f"ordinal {ordinal} is neither allocated nor free"
+    return "an ordinal is there twice, or is out of range, or belongs to no owner"
 
 
-def assign_ordinal(block: Block, ordinal: int, attribute: Attribute) -> tuple[Block, int]:
-    """Give this very address to the owner; raises AddressInUse, naming who holds it."""
+def give(block: Block, ordinal: int, attribute: Attribute) -> Block:
+    """Return the block with the ordinal given to the owner; raises AddressInUse, naming who holds it."""
     if ordinal not in block.unallocated:
         address = parse_cidr(block.cidr).address(ordinal)
         raise AddressInUse(f"address {address} is in use by {describe(owner_of(block, ordinal))}")
@@ -80,7 +85,7 @@ def assign_ordinal(block: Block, ordinal: int, attribute: Attribute) -> tuple[Bl
         attributes=attributes,
         sequence=block.sequence + 1,
         allocation_sequence={**block.allocation_sequence, ordinal: block.sequence},
-    ), ordinal
+    )
 
 
 def free(block: Block, ordinals: Iterable[int]) -> Block:

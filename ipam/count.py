@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from datastore import keys
-from datastore.api import Conflict, Exists, Missing
+from datastore.api import Conflict, Corrupt, Exists, Missing
 from datastore.model import Handle, handle_json, handle_of
-from ipam.errors import Contended
+from ipam.cidr import parse_cidr
+from ipam.errors import BadRequest, Contended
 from ipam.handle import with_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datastore.api import Store
+    from ipam.cidr import Cidr
 
 ATTEMPTS = 100  # Calico: datastoreRetries
+
+
+def handle_blocks(store: Store, handle_id: str) -> list[Cidr]:
+    """Return the blocks that the handle has addresses in; none when there is no such handle. Raises Corrupt."""
+    try:
+        record = store.get(keys.handle(handle_id))
+    except Missing:
+        return []
+    try:
+        return [parse_cidr(text) for text in handle_of(record).blocks]
+    except BadRequest as error:
+        raise Corrupt(f"record {record.key} names a block that is none: {error}; repair it") from error
 
 
 def set_count(store: Store, handle_id: str, cidr: str, count: int) -> None:

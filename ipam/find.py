@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from datastore import keys
-from datastore.api import Missing
+from datastore.api import Corrupt
 from datastore.frozen import frozen
-from datastore.model import block_of, handle_of
 from ipam.affinity import block_cidrs, read_block
-from ipam.block import check, owner_of
+from ipam.block import owner_of
 from ipam.cidr import parse_cidr
+from ipam.count import handle_blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from datastore.api import Store
     from datastore.model import Attribute, Block
@@ -28,20 +27,22 @@ class Allocation:
     attribute: Attribute
 
 
-def allocations(store: Store) -> Iterator[Allocation]:
-    """Yield every address in use, block by block. Raises Corrupt."""
+def allocations(store: Store, damaged: Callable[[Corrupt], object]) -> Iterator[Allocation]:
+    """Yield every address in use, block by block; a block that cannot be read is told to `damaged`, and passed over."""
     for family in (4, 6):
-        for record in store.records(keys.blocks(family)):
-            yield from _in_block(check(block_of(record)))
+        for cidr in sorted(block_cidrs(store, family), key=str):
+            try:
+                stored = read_block(store, cidr)
+            except Corrupt as error:
+                damaged(error)
+                continue
+            if stored:
+                yield from _in_block(stored[0])
 
 
 def holdings(store: Store, owner: Owner) -> list[Allocation]:
     """Return what one owner holds. Raises Corrupt."""
-    try:
-        handle = handle_of(store.get(keys.handle(owner.handle_id)))
-    except Missing:
-        return []
-    stored = [read_block(store, parse_cidr(cidr)) for cidr in handle.blocks]
+    stored = [read_block(store, cidr) for cidr in handle_blocks(store, owner.handle_id)]
     return [found for item in stored if item for found in _in_block(item[0]) if owner.holds(found.attribute)]
 
 

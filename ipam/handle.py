@@ -1,4 +1,4 @@
-"""A handle's rules, without any I/O: how many addresses one owner holds in each block.
+"""Owners and what they hold, without any I/O: who an address is for, and a handle's counts per block.
 
 Counts are set to what the block holds rather than added to, so that a writer that died half-way cannot make them drift.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from datastore.model import Attribute
+    from ipam.cidr import Address, Cidr
 
 
 @frozen
@@ -34,6 +35,17 @@ class Owner:
             for name in ("network", "container", "interface")
             if name in self.attributes
         )
+
+
+@frozen
+class Assigned:
+    """An address given: the block it is from, and the sequence number that tells this giving from any later one."""
+
+    address: Address
+    block: Cidr
+    handle_id: str
+    sequence: int
+    requested: bool
 
 
 def with_count(handle: Handle, cidr: str, count: int) -> Handle:

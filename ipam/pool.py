@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from datastore.api import Json, Store
     from datastore.model import Pool
+    from ipam.cidr import Address
 
 DEFAULT_CIDR = "192.168.0.0/16"
 FALLBACK_CIDRS = tuple(f"172.{second}.0.0/16" for second in range(16, 32))  # Calico's, where the host uses the default
@@ -38,7 +39,8 @@ def _sound(pool: Pool) -> Pool:
         cidr = parse_cidr(pool.cidr)
     except BadRequest as error:
         raise Corrupt(f"pool {pool.name} cannot be used: {error}") from error
-    if not cidr.prefix <= pool.block_size <= BITS[cidr.family]:
+    low, high = BLOCK_SIZES[cidr.family]
+    if not max(low, cidr.prefix) <= pool.block_size <= high:
         raise Corrupt(f"pool {pool.name} {pool.cidr} cannot be cut into blocks of /{pool.block_size}; correct that")
     return pool
 
@@ -75,9 +77,9 @@ def why_not(pool: Pool) -> str | None:
     return None
 
 
-def pool_of_address(pools: Iterable[Pool], inside: Cidr) -> Pool | None:
-    """Return the pool that a range lies in."""
-    return next((pool for pool in pools if inside in parse_cidr(pool.cidr)), None)
+def pool_of_address(pools: Iterable[Pool], address: Address) -> Pool | None:
+    """Return the pool that an address lies in."""
+    return next((pool for pool in pools if address in parse_cidr(pool.cidr)), None)
 
 
 def blocks(pool: Pool) -> Iterator[Cidr]:
@@ -96,28 +98,26 @@ def block_count(pool: Pool) -> int:
 def seed_default_pools(
     store: Store,
     env: Mapping[str, str],
-    families: Iterable[int] = (),
+    families: Iterable[int],
     host_networks: Callable[[], Iterable[str]] = tuple,
 ) -> list[str]:
-    """Create the default pool of each family that has no pool; return the names of those created.
+    """Create the default pool of each of these families that has no pool; return the names of those created.
 
-    Settings are calico-node's: CALICO_IPV4POOL_CIDR (`none` for no pool) and its companions, NO_DEFAULT_POOLS. IPv6 is
-    seeded when its CIDR is set or `families` asks for it. `host_networks` tells the CIDRs the host has routes to: where
-    the IPv4 default overlaps one, the first free 172.16-31.0.0/16 is taken. Raises BadRequest naming the bad setting.
+    Settings are calico-node's: CALICO_IPV4POOL_CIDR (`none` for no pool) and its companions, NO_DEFAULT_POOLS.
+    `host_networks` tells the CIDRs the host has routes to: where the IPv4 default overlaps one, the first free
+    172.16-31.0.0/16 is taken. Raises BadRequest naming the bad setting.
     """
-    wanted = {4, *families} | ({6} if env.get("CALICO_IPV6POOL_CIDR") else set())
     created = []
-    for family in sorted(wanted):
-        with store.exclusive():
-            if not seedable(env, family) or all_pools(store, family):
-                continue
-            resource = _default_pool(env, family, host_networks)
-            name = resource["metadata"]["name"]
-            try:
-                store.create(keys.ippool(name), resource)
-            except Exists:
-                continue
-            created.append(name)
+    for family in families:
+        if not seedable(env, family) or all_pools(store, family):
+            continue
+        resource = default_pool(env, family, host_networks)
+        name = resource["metadata"]["name"]
+        try:
+            store.create(keys.ippool(name), resource)
+        except Exists:
+            continue  # another process was faster
+        created.append(name)
     return created
 
 
@@ -160,7 +160,7 @@ def seedable(env: Mapping[str, str], family: int) -> bool:
     return not refused and env.get(f"CALICO_IPV{family}POOL_CIDR", "").lower() != "none"
 
 
-def _default_pool(env: Mapping[str, str], family: int, host_networks: Callable[[], Iterable[str]]) -> Json:
+def default_pool(env: Mapping[str, str], family: int, host_networks: Callable[[], Iterable[str]]) -> Json:
     """Return the IPPool resource to create; raises BadRequest."""
     settings = _Settings(env, family)
     cidr, block_size = settings.text("CIDR") or _free_cidr(family, host_networks), settings.block_size()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datastore import keys
 from datastore.frozen import frozen
 from datastore.model import block_of
-from ipam.affinity import block_cidrs, own_blocks, read_block
-from ipam.block import check
+from ipam.affinity import own_blocks, read_block, unclaimed
+from ipam.block import check, host_affinity
 from ipam.cidr import parse_cidr
 from ipam.pool import all_pools, block_count, usable, why_not
 
@@ -61,15 +61,13 @@ def has_room(store: Store, node: str, family: int, requested: Mapping[int, Seque
     """Tell whether an assignment on the node would find a free address. Raises BadRequest, Corrupt; writes nothing."""
     pools = usable(all_pools(store, family), requested.get(family, ()), family)
     ranges = [parse_cidr(pool.cidr) for pool in pools]
-    cut = block_cidrs(store, family)
-    limits = zip(ranges, map(block_count, pools), strict=True)
-    if any(sum(cidr in whole for cidr in cut) < limit for whole, limit in limits):
-        return True
     own = [cidr for cidr in own_blocks(store, node, family) if any(cidr in whole for whole in ranges)]
-    return any(stored and stored[0].unallocated for stored in (read_block(store, cidr) for cidr in own))
+    if any(stored and stored[0].unallocated for stored in (read_block(store, cidr) for cidr in own)):
+        return True
+    return next(unclaimed(store, family, pools), None) is not None
 
 
-def why_exhausted(store: Store, family: int, pools: Sequence[Pool], chosen: Sequence[Pool]) -> str:
+def why_exhausted(store: Store, node: str, family: int, pools: Sequence[Pool], chosen: Sequence[Pool]) -> str:
     """Say why no address was to be had: for each pool how full it is, or why it was passed over."""
     if not pools:
         return f"no IPv{family} address: there is no IPv{family} pool; create one, or set CALICO_IPV{family}POOL_CIDR"
@@ -77,8 +75,10 @@ def why_exhausted(store: Store, family: int, pools: Sequence[Pool], chosen: Sequ
     for pool in pools:
         if pool in chosen:
             usage = pool_usage(store, pool)
+            foreign = sum(block.affinity != host_affinity(node) for block in usage.blocks)
             facts.append(f"pool {pool.name} {pool.cidr} has {usage.in_use} of {usage.total} addresses in use in "
-                         f"{len(usage.blocks)} of {usage.block_limit} blocks")
+                         f"{len(usage.blocks)} of {usage.block_limit} blocks"
+                         + (f", {foreign} of them not node {node}'s" if foreign else ""))
         else:
             facts.append(f"pool {pool.name} {pool.cidr} was passed over ({why_not(pool) or 'another was requested'})")
     return f"no free IPv{family} address: {'; '.join(facts)}; add a pool, or delete pods that are not needed"

@@ -167,10 +167,11 @@ class Machine:
     def allocated(self) -> dict[str, str]:
         """Address -> container, from the block records themselves, which must be sound."""
         from datastore.file import FileStore
+        from datastore.undo import fail
         from ipam.find import allocations
 
         found: dict[str, str] = {}
-        for allocation in allocations(FileStore(str(self.datastore))):
+        for allocation in allocations(FileStore(str(self.datastore)), fail):
             assert str(allocation.address) not in found
             found[str(allocation.address)] = allocation.attribute.owner["container"]
         return found

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from datastore.api import Corrupt, Record
 from datastore.frozen import replace
 from datastore.model import Attribute, Block, block_json, block_of, handle_json, handle_of
-from ipam.block import assign_next, assign_ordinal, check, free, held, new_block, owner_of
+from ipam.block import check, free, give, held, new_block, owner_of
 from ipam.cidr import parse_cidr
 from ipam.errors import AddressInUse
 
@@ -33,6 +33,11 @@ CALICO: dict[str, Any] = {
 
 def fresh(cidr: str = "10.0.0.0/28") -> Block:
     return new_block(parse_cidr(cidr), "n1", 1000, "2026-01-01T00:00:00Z")
+
+
+def give_next(block: Block, attribute: Attribute) -> tuple[Block, int]:
+    """Give what the allocator would: the ordinal that has been free longest."""
+    return give(block, block.unallocated[0], attribute), block.unallocated[0]
 
 
 def who(name: str) -> Attribute:
@@ -78,8 +83,8 @@ def test_an_unsound_record_is_refused(change: dict[str, Any]) -> None:
 
 def test_longest_free_first() -> None:
     """Addresses are used in order, and one that was freed comes last."""
-    block, first = assign_next(fresh(), who("a"))
-    block, second = assign_next(block, who("b"))
+    block, first = give_next(fresh(), who("a"))
+    block, second = give_next(block, who("b"))
     assert (first, second) == (0, 1)
     block = free(block, [0])
     assert block.unallocated == (*range(2, 16), 0)
@@ -87,9 +92,9 @@ def test_longest_free_first() -> None:
 
 def test_owners_are_shared_and_dropped() -> None:
     """Two addresses of one owner share an entry, which goes with the last of them."""
-    block, _ = assign_ordinal(fresh(), 3, who("a"))
-    block, _ = assign_ordinal(block, 5, who("b"))
-    block, _ = assign_ordinal(block, 7, who("a"))
+    block = give(fresh(), 3, who("a"))
+    block = give(block, 5, who("b"))
+    block = give(block, 7, who("a"))
     assert len(block.attributes) == 2
     assert held(block, lambda attribute: attribute.handle == "net.a") == [3, 7]
     block = free(block, [3, 7])
@@ -100,9 +105,9 @@ def test_owners_are_shared_and_dropped() -> None:
 
 def test_taken_and_foreign_ordinals() -> None:
     """An address in use is refused, with who has it."""
-    block, _ = assign_ordinal(fresh(), 3, who("a"))
+    block = give(fresh(), 3, who("a"))
     with pytest.raises(AddressInUse, match=r"10\.0\.0\.3 is in use by container a"):
-        assign_ordinal(block, 3, who("b"))
+        give(block, 3, who("b"))
 
 
 class BlockMachine(RuleBasedStateMachine):
@@ -117,7 +122,7 @@ class BlockMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model) < 16)
     @rule(name=st.sampled_from("abc"))
     def assign_any(self, name: str) -> None:
-        self.block, ordinal = assign_next(self.block, who(name))
+        self.block, ordinal = give_next(self.block, who(name))
         assert ordinal not in self.model
         self.model[ordinal] = name
 
@@ -125,9 +130,9 @@ class BlockMachine(RuleBasedStateMachine):
     def assign_one(self, name: str, ordinal: int) -> None:
         if ordinal in self.model:
             with pytest.raises(AddressInUse):
-                assign_ordinal(self.block, ordinal, who(name))
+                give(self.block, ordinal, who(name))
         else:
-            self.block, _ = assign_ordinal(self.block, ordinal, who(name))
+            self.block = give(self.block, ordinal, who(name))
             self.model[ordinal] = name
 
     @precondition(lambda self: self.model)
@@ -163,7 +168,7 @@ def test_mangled_records_never_pass_for_sound(noise: bytes, at: int) -> None:
     """Cutting or overwriting a stored block anywhere gives an error or an equally sound block, nothing else."""
     import json
 
-    text = json.dumps(block_json(assign_next(fresh(), who("a"))[0])).encode()
+    text = json.dumps(block_json(give_next(fresh(), who("a"))[0])).encode()
     mangled = text[:at] + noise + text[at + len(noise):]
     try:
         value = json.loads(mangled)

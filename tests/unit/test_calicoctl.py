@@ -20,7 +20,8 @@ from datastore import keys
 from datastore.file import FileStore
 from datastore.model import Attribute, block_json, block_of
 from ipam.assign import Request, assign
-from ipam.block import assign_ordinal
+from ipam.block import give
+from ipam.cidr import parse_address
 from ipam.handle import Owner
 
 ENV = {"CALICO_IPV4POOL_CIDR": "10.244.0.0/16", "CALICO_IPV6POOL_CIDR": "fd00:10::/48"}
@@ -94,7 +95,7 @@ def test_pools_of_both_families(place: Place) -> None:
 
 def test_blocks_follow_their_pool(place: Place) -> None:
     place.give("a", families=(4, 6))
-    place.give("b", addresses=("10.244.64.7",))
+    place.give("b", addresses=(parse_address("10.244.64.7"),))
     rows = [line.split(" | ")[:4] for line in place.ok("ipam", "show", "--show-blocks").splitlines()[3:-1]]
     assert [[cell.strip("| ") for cell in row] for row in rows] == [
         ["IP Pool", "10.244.0.0/16", "65536", "2 (0%)"],
@@ -172,7 +173,7 @@ def test_an_address_that_nobody_has(place: Place, address: str) -> None:
 
 
 def test_an_address_in_its_usual_notation(place: Place) -> None:
-    assert place.give("a", families=(6,), addresses=("fd00:10::a",)) == ["fd00:10::a"]
+    assert place.give("a", families=(6,), addresses=(parse_address("fd00:10::a"),)) == ["fd00:10::a"]
     assert place.ok("ipam", "show", "--ip=FD00:0010:0:0::000A").startswith("IP fd00:10::a is in use\n")
 
 
@@ -180,8 +181,8 @@ def test_an_owner_that_says_nothing_and_one_that_says_too_much(place: Place) -> 
     """Records that others wrote: no handle, no attributes; control characters never reach the terminal."""
     place.give("a")
     record = place.store.get(keys.block(4, "10.244.0.0/26"))
-    block, _ = assign_ordinal(block_of(record), 1, Attribute(None, {}))
-    block, _ = assign_ordinal(block, 2, Attribute("h\x1b[2J", {"pod": "x\nIP 1.2.3.4"}))
+    block = give(block_of(record), 1, Attribute(None, {}))
+    block = give(block, 2, Attribute("h\x1b[2J", {"pod": "x\nIP 1.2.3.4"}))
     place.store.update(record.key, block_json(block), record.revision)
     assert place.ok("ipam", "show", "--ip=10.244.0.1") == (
         "IP 10.244.0.1 is in use\nHandle ID: <none>\nNo Active Owner attributes defined\n"

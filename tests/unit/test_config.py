@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_calico import config
-from cni_calico.config import NetConf, parse
+from cni_calico import node, rtmsg
+from cni_calico.config import NetConf, log_settings, parse
 from cni_calico.errors import INVALID_CONFIG, CniError
+from cni_calico.log import close_log, open_log
+from cni_calico.result import Route
+from datastore.frozen import replace
 
 BASE: dict[str, Any] = {"cniVersion": "1.0.0", "name": "net", "type": "calico", "ipam": {"type": "calico-ipam"}}
 
 
 def conf(**more: Any) -> NetConf:
-    return parse({**BASE, **more}, "1.0.0")
+    return parse({**BASE, **more}, "net", "1.0.0")
 
 
 def test_defaults() -> None:
@@ -29,13 +32,14 @@ def test_defaults() -> None:
     assert (found.mtu, found.num_queues, found.ipam.families) == (0, 1, (4,))
     assert not found.allow_ip_forwarding
     assert not found.include_default_routes
-    assert (found.log.level, found.log.max_size, found.log.max_age, found.log.max_count) == ("info", 100 << 20, 30, 10)
+    log = log_settings(BASE)
+    assert (log.level, log.path, log.max_size, log.max_age, log.max_count) == ("info", "", 100 << 20, 30, 10)
     assert found.valid_attachments is None
 
 
 def test_every_key() -> None:
     """Each key of the table reaches its field, whatever case or form the runtime gave it."""
-    found = conf(
+    body: dict[str, Any] = dict(  # noqa: C408  # keyword form: these are the keys
         mtu=1400, nodename="n", nodename_file="/f", nodename_file_optional=False, num_queues=4,
         log_level="Debug", log_file_path="/l", log_file_max_size=1, log_file_max_age=2, log_file_max_count=3,
         container_settings={"allow_ip_forwarding": True}, include_default_routes=True, datastore_type="file",
@@ -46,12 +50,13 @@ def test_every_key() -> None:
         args={"cni": {"ips": ["10.0.0.1"]}},
         runtimeConfig={"IPs": ["10.0.0.2/24"], "Mac": "02:00:00:00:00:01", "portMappings": None, "aliases": {"n": []}},
     )
+    found, log = conf(**body), log_settings(body)
     assert (found.mtu, found.nodename, found.num_queues, found.datastore_dir) == (1400, "n", 4, "/e")
     assert (found.ipam.families, found.ipam.pools[6]) == ((6,), ("p",))
-    assert found.ipam.routes == ({"dst": "10.0.0.0/8"},)
-    assert found.addresses == ("10.0.0.1", "10.0.0.2/24")
-    assert found.mac == "02:00:00:00:00:01"
-    assert (found.log.level, found.log.path, found.log.max_size) == ("debug", "/l", 1 << 20)
+    assert found.ipam.routes == (Route("10.0.0.0/8"),)
+    assert list(map(str, found.addresses)) == ["10.0.0.1", "10.0.0.2"]
+    assert found.mac == bytes.fromhex("020000000001")
+    assert (log.level, log.path, log.max_size, log.max_age, log.max_count) == ("debug", "/l", 1 << 20, 2, 3)
     assert found.allow_ip_forwarding
     assert found.include_default_routes
     assert found.dns == {"nameservers": []}
@@ -62,6 +67,20 @@ def test_every_key() -> None:
     [
         ({"mtu": "big"}, "mtu"),
         ({"mtu": 67}, "MTU"),
+        ({"dns": {"nameservers": 1}}, "dns.nameservers"),
+        ({"dns": {"domain": []}}, "dns.domain"),
+        ({"datastore_dir": "/a\ud800"}, "datastore_dir"),
+        ({"prevResult": {"ips": [{"address": "zz"}]}}, "prevResult"),
+        ({"num_queues": 2**32}, "num_queues"),
+        ({"ipam": {"type": "calico-ipam", "routes": [{"gw": "1.1.1.1"}, 5]}}, "ipam.routes"),
+        ({"ipam": {"type": "calico-ipam", "routes": [{"dst": "10.0.0.0/" + "9" * 5000}]}}, "ipam.routes"),
+        ({"ipam": {"type": "calico-ipam", "routes": {}}}, "ipam.routes"),
+        ({"runtimeConfig": {"ips": ["x"]}}, "runtimeConfig.ips"),
+        ({"args": {"cni": {"ips": ["x"]}}}, "args.cni.ips"),
+        ({"runtimeConfig": {"mac": "x"}}, "runtimeConfig.mac"),
+        ({"cni.dev/valid-attachments": False}, "valid-attachments"),
+        ({"cni.dev/valid-attachments": {}}, "valid-attachments"),
+        ({"cni.dev/valid-attachments": ""}, "valid-attachments"),
         ({"mtu": 70000}, "MTU"),
         ({"mtu": True}, "mtu"),
         ({"nodename": 7}, "nodename"),
@@ -86,8 +105,9 @@ def test_wrong_values_are_named(more: dict[str, Any], key: str) -> None:
 
 def test_del_trusts_only_the_name() -> None:
     """For DEL nothing but the name and the datastore can be wrong (rule D9)."""
-    odd = {**BASE, "mtu": "big", "ipam": {}, "prevResult": 7, "runtimeConfig": [], "nodename": 1, "log_level": 2}
-    found = parse(odd, "1.0.0", strict=False)
+    odd = {**BASE, "mtu": "big", "cni.dev/attachments": 7, "ipam": {"routes": [5]}, "prevResult": 7,
+           "runtimeConfig": [], "nodename": 1, "log_level": 2}
+    found = parse(odd, "net", "1.0.0", strict=False)
     assert (found.mtu, found.previous, found.ipam.type) == (0, None, "calico-ipam")
 
 
@@ -116,23 +136,30 @@ def test_node_name_order(tmp_path: Any) -> None:
     """`nodename` wins over the file, the file over the host's name; without optional the file must be there."""
     file = tmp_path / "nodename"
     file.write_text("from-file\n")
-    assert config.node_name(conf(nodename="mine", nodename_file=str(file))) == "mine"
-    assert config.node_name(conf(nodename_file=str(file))) == "from-file"
-    assert config.node_name(conf(nodename_file=str(tmp_path / "none")))
+    assert node.name(conf(nodename="mine", nodename_file=str(file))) == "mine"
+    assert node.name(conf(nodename_file=str(file))) == "from-file"
+    assert node.name(conf(nodename_file=str(tmp_path / "none")))
     with pytest.raises(CniError, match="nodename_file_optional"):
-        config.node_name(conf(nodename_file=str(tmp_path / "none"), nodename_file_optional=False))
+        node.name(conf(nodename_file=str(tmp_path / "none"), nodename_file_optional=False))
     with pytest.raises(CniError, match="invalid"):
-        config.node_name(conf(nodename="../x"))
+        node.name(conf(nodename="../x"))
+    file.write_bytes(b"\xff\xfe")
+    for odd in (str(file), "/x\0y"):
+        assert node.name(conf(nodename_file=odd))
+        with pytest.raises(CniError, match="nodename_file_optional"):
+            node.name(conf(nodename_file=odd, nodename_file_optional=False))
 
 
 keys = st.sampled_from(
     ["name", "mtu", "ipam", "type", "nodename", "log_level", "runtimeConfig", "IPs", "ips", "mac", "args", "cni",
      "prevResult", "dns", "container_settings", "assign_ipv4", "ipv4_pools", "routes", "datastore_dir",
      "datastore_type",
-     "num_queues", "cni.dev/valid-attachments", "containerID", "ifname", "interfaces", "address"]
+     "num_queues", "log_file_path", "nodename_file", "cni.dev/valid-attachments", "containerID", "ifname",
+     "interfaces", "address"]
 )
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6)
+    | st.text(st.characters(codec=None, categories=["Cs", "Cc", "L"]), max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=6),
     max_leaves=20,
 )
@@ -142,7 +169,12 @@ values = st.recursive(
 def test_any_json_is_a_configuration_or_a_cni_error(body: dict[str, Any], strict: bool) -> None:
     """No JSON object makes the parser fail in any way but a CniError that says why."""
     try:
-        assert isinstance(parse({**BASE, **body}, "1.0.0", strict), NetConf)
+        found = parse({**BASE, **body}, "net", "1.0.0", strict)
+        node.name(found)
+        log = log_settings(body)
+        close_log(open_log(replace(log, path=log.path and "/nonexistent" + log.path)))
+        rtmsg.new_veth(rtmsg.Veth("a", found.mac, "b", found.mac, 3, found.mtu if strict else 0, found.num_queues
+                                  if strict else 1))
     except CniError as error:
         assert error.code == INVALID_CONFIG
         assert error.msg

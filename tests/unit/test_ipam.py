@@ -18,8 +18,10 @@ from datastore.api import Conflict, Corrupt, Record
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
 from datastore.model import block_of, handle_of
+from datastore.undo import fail
 from ipam.assign import Request, assign
 from ipam.block import check
+from ipam.cidr import parse_address
 from ipam.errors import AddressInUse, BadRequest, Exhausted
 from ipam.find import allocations, holder, holdings
 from ipam.handle import Owner
@@ -80,7 +82,7 @@ def sound(store: Any) -> dict[str, str]:
                 counts[attribute.handle or "", block.cidr] = counts.get((attribute.handle or "", block.cidr), 0) + 1
     handles = [handle_of(record) for record in store.records(keys.HANDLES)]
     assert {(handle.handle_id, cidr): count for handle in handles for cidr, count in handle.blocks.items()} == counts
-    for allocation in allocations(store):
+    for allocation in allocations(store, fail):
         assert str(allocation.address) not in found
         found[str(allocation.address)] = allocation.attribute.owner["container"]
     return found
@@ -144,29 +146,28 @@ def test_a_freed_address_rests() -> None:
     assert [addresses(assign(store, request(f"c{n}")))[0][-1] for n in range(4)] == ["1", "2", "3", "0"]
 
 
-@pytest.mark.parametrize("asked", ["10.0.0.9", "10.0.0.9/24"])
-def test_an_address_asked_for(asked: str) -> None:
+def test_an_address_asked_for() -> None:
     """An address asked for is given from a block claimed for it, once."""
-    store = MemoryStore()
-    given = assign(store, request("a", addresses=(asked,)))
+    store, asked = MemoryStore(), "10.0.0.9"
+    given = assign(store, request("a", addresses=(parse_address(asked),)))
     assert (addresses(given), str(given[0].block), given[0].requested) == (["10.0.0.9"], "10.0.0.8/30", True)
     with pytest.raises(AddressInUse, match="container a"):
-        assign(store, request("b", addresses=(asked,)))
+        assign(store, request("b", addresses=(parse_address(asked),)))
     assert sound(store) == {"10.0.0.9": "a"}
 
 
 def test_an_address_asked_for_and_the_other_family() -> None:
     """A family that no address was asked of gets one by itself; the same address twice is one."""
-    given = assign(MemoryStore(), request("a", families=(4, 6), addresses=("10.0.0.9", "10.0.0.9")))
+    asked = parse_address("10.0.0.9")
+    given = assign(MemoryStore(), request("a", families=(4, 6), addresses=(asked, asked)))
     assert addresses(given) == ["10.0.0.9", "fd00::"]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"addresses": ("10.1.0.1",)}, "no enabled pool"),
-        ({"addresses": ("x",)}, "not an IP address"),
-        ({"addresses": ("10.0.0.1", "10.1.0.1")}, "no enabled pool"),
+        ({"addresses": (parse_address("10.1.0.1"),)}, "in no pool"),
+        ({"addresses": (parse_address("10.0.0.1"), parse_address("10.1.0.1"))}, "in no pool"),
         ({"pools": {4: ("nope",)}}, "does not exist"),
         ({"pools": {4: ("default-ipv6-ippool",)}}, "does not exist"),
     ],
@@ -238,9 +239,9 @@ def test_release_without_pools_or_node() -> None:
 def test_what_is_taken_back_is_only_what_was_given() -> None:
     """Undoing an assignment does not touch a later one of the same address to the same owner."""
     store = MemoryStore()
-    first = assign(store, request("a", addresses=("10.0.0.1",)))[0]
+    first = assign(store, request("a", addresses=(parse_address("10.0.0.1"),)))[0]
     release(store, owner("a"))
-    assign(store, request("a", addresses=("10.0.0.1",)))
+    assign(store, request("a", addresses=(parse_address("10.0.0.1"),)))
     take_back(store, first)
     assert sound(store) == {"10.0.0.1": "a"}
 
@@ -385,7 +386,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def assign_one(self, name: str, last: int) -> None:
         wanted = f"10.0.0.{last}"
         try:
-            assign(self.store, request(name, addresses=(wanted,), env=ENV))
+            assign(self.store, request(name, addresses=(parse_address(wanted),), env=ENV))
             assert wanted not in self.model
             self.model[wanted] = name
         except AddressInUse:
@@ -438,7 +439,8 @@ def test_a_pool_made_anew_with_another_block_size(old: str, new: str) -> None:
             given += addresses(assign(store, request(f"b{n}", node="n2", env=second)))
     for last in range(32):
         with suppress(AddressInUse, BadRequest):
-            given += addresses(assign(store, request(f"c{last}", addresses=(f"10.0.0.{last}",), env=second)))
+            asked = parse_address(f"10.0.0.{last}")
+            given += addresses(assign(store, request(f"c{last}", addresses=(asked,), env=second)))
     assert len(given) == len(set(given)) > 8
     assert len(sound(store)) == len(given)
 

@@ -11,7 +11,7 @@ from ipam.errors import BadRequest
 from ipam.pool import all_pools, block_count, blocks, seed_default_pools
 
 
-def seeded(env: dict[str, str], families: tuple[int, ...] = (), networks: tuple[str, ...] = ()) -> dict[str, Pool]:
+def seeded(env: dict[str, str], families: tuple[int, ...] = (4,), networks: tuple[str, ...] = ()) -> dict[str, Pool]:
     store = MemoryStore()
     names = seed_default_pools(store, env, families, lambda: networks)
     pools = {pool.name: pool for family in (4, 6) for pool in all_pools(store, family)}
@@ -55,7 +55,7 @@ def test_settings() -> None:
         "CALICO_IPV4POOL_IPIP": "CrossSubnet", "CALICO_IPV4POOL_VXLAN": "off", "CALICO_IPV4POOL_NAT_OUTGOING": "false",
         "CALICO_IPV4POOL_NODE_SELECTOR": "all()", "CALICO_IPV4POOL_DISABLE_BGP_EXPORT": "true",
         "CALICO_IPV6POOL_CIDR": "fd00:1::/64",
-    })
+    }, (4, 6))
     value = store.get(keys.ippool("default-ipv4-ippool")).value
     assert (value["kind"], value["apiVersion"]) == ("IPPool", "projectcalico.org/v3")
     assert value["spec"] == {
@@ -76,7 +76,7 @@ def test_an_existing_pool_stays() -> None:
     """A family that has a pool, by whatever name, gets no default one."""
     store = MemoryStore()
     store.create(keys.ippool("mine"), {"metadata": {"name": "mine"}, "spec": {"cidr": "10.0.0.0/24"}})
-    assert seed_default_pools(store, {"CALICO_IPV6POOL_CIDR": "fd00::/64"}) == ["default-ipv6-ippool"]
+    assert seed_default_pools(store, {"CALICO_IPV6POOL_CIDR": "fd00::/64"}, (4, 6)) == ["default-ipv6-ippool"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_existing_pool_stays() -> None:
 def test_bad_settings_are_named(name: str, value: str) -> None:
     """A bad setting is refused, naming variable and value."""
     with pytest.raises(BadRequest) as caught:
-        seeded({name: value})
+        seeded({name: value}, (4, 6))
     assert name in str(caught.value)
     assert value in str(caught.value)
 

@@ -154,7 +154,7 @@ def test_bad_container_ids(command: str, container_id: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK"])
-@pytest.mark.parametrize("ifname", [".", "..", "a/b", "a:b", "a b", "a\u2003b", "a" * 16, "é" * 8])
+@pytest.mark.parametrize("ifname", [".", "..", "a/b", "a:b", "a b", "a\u2003b", "a" * 16, "é" * 8, "\udcff"])
 def test_bad_interface_names(command: str, ifname: str) -> None:
     """An interface name that the kernel refuses is code 4 on every verb."""
     body = error_of(call(plugin_of(answer), CNI_COMMAND=command, CNI_IFNAME=ifname))
@@ -278,6 +278,10 @@ def test_the_host_s_own_namespace_is_refused() -> None:
         ("FOO=x;IgnoreUnknown=0", "FOO"),
         ("IgnoreUnknown=maybe", "IgnoreUnknown"),
         ("novalue", "novalue"),
+        ("IgnoreUnknown=TRUE;FOO=x", None),
+        ("IP=10.0.0", "10.0.0"),
+        ("MAC=x", "MAC"),
+        ("K8S_POD_NAMESPACE=a/b;IgnoreUnknown=1", "K8S_POD_NAMESPACE"),
     ],
 )
 def test_cni_args(args: str, problem: str | None) -> None:

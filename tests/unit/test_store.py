@@ -216,15 +216,39 @@ def test_no_update_is_lost_between_processes(tmp_path: Path) -> None:
     assert json.loads(Path(store.path("/n")).read_text())["key"] == "/n"
 
 
-@pytest.mark.parametrize("name", ["10.0.0.0-26-copy.json", "%zz.json", "%2e.json", "a%41.json"])
-def test_stray_files_are_named(tmp_path: Path, name: str) -> None:
-    """A copy or any other file that is not at its record's place is never counted as a record, but named."""
+def test_a_copy_of_a_record_is_named(tmp_path: Path) -> None:
+    """A copy under another record's name is never counted as a record, but named."""
     store = FileStore(str(tmp_path))
     store.create("/b/10.0.0.0-26", {})
-    content = Path(store.path("/b/10.0.0.0-26")).read_bytes()
-    (tmp_path / "b" / name).write_bytes(content)
-    with pytest.raises(Corrupt, match="move it away"):
+    copy = tmp_path / "b/10.0.0.0-26-copy.json"
+    copy.write_bytes(Path(store.path("/b/10.0.0.0-26")).read_bytes())
+    with pytest.raises(Corrupt, match=str(copy)):
         store.records("/b/")
-    if "%" in name:
-        with pytest.raises(Corrupt, match="move it away"):
-            store.keys("/b/")
+
+
+@pytest.mark.parametrize("name", ["copy of x.json", "%zz.json", "%2e.json", "a%41.json", "x.json~", ".x.json"])
+def test_stray_files_are_no_records(tmp_path: Path, name: str) -> None:
+    """A file whose name no record can have is left alone and left out."""
+    store = FileStore(str(tmp_path))
+    store.create("/b/x", {})
+    (tmp_path / "b" / name).write_bytes(b"anything")
+    assert store.keys("/b/") == ["/b/x"]
+    assert [record.key for record in store.records("/b/")] == ["/b/x"]
+
+
+@pytest.mark.parametrize("thing", ["root", ".lock", ".held"])
+def test_something_in_the_way(tmp_path: Path, thing: str) -> None:
+    """What is not the directory or file it should be is named, by a look and by a write."""
+    root = tmp_path / "ds"
+    wrong = root if thing == "root" else root / thing
+    if thing != "root":
+        root.mkdir()
+    if thing == ".lock":
+        wrong.mkdir()
+    else:
+        wrong.write_text("")
+    store = FileStore(str(root))
+    with pytest.raises(Unwritable, match=str(wrong)):
+        store.check_writable()
+    with pytest.raises(Unwritable, match=str(wrong)), store.hold("x", 1):
+        store.create(KEY, {})

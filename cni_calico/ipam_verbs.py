@@ -1,4 +1,4 @@
-"""The verbs of `calico-ipam`. With __main__ the only module here that knows CNI.
+"""The verbs of `calico-ipam`.
 
 It serves main plugins that wire in their own way, and knows nothing of their interfaces: an attachment is gone when the
 runtime says so.
@@ -6,17 +6,23 @@ runtime says so.
 
 from __future__ import annotations
 
+from functools import partial
+
 from cni_calico import addresses
-from cni_calico.dataplane import GATEWAY
+from cni_calico.config import GATEWAY
 from cni_calico.errors import DRIFT, INVALID_CONFIG, CniError
-from cni_calico.result import Ip, Result, Route
+from cni_calico.result import Ip, Result
+from datastore.undo import all_of, fail
 from ipam.cidr import BITS
 from ipam.find import holdings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni_calico.args import Attachment
     from cni_calico.skel import Call
-    from ipam.assign import Assigned
+    from datastore.api import Corrupt, Store
+    from ipam.cidr import Address
+    from ipam.handle import Assigned
 
 
 def add(call: Call) -> Result:
@@ -25,7 +31,7 @@ def add(call: Call) -> Result:
     with store.exclusive():
         addresses.refuse_duplicate(call, store)
         given = addresses.give(call, store)
-    return Result(ips=tuple(map(_ip, given)), routes=_routes(call), dns=call.conf.dns)
+    return Result(ips=tuple(map(_ip, given)), routes=call.conf.ipam.routes, dns=call.conf.dns)
 
 
 def delete(call: Call) -> None:
@@ -51,10 +57,11 @@ def gc(call: Call) -> None:
     if valid is None:
         return
     store = addresses.store_of(call)
-    for attachment in addresses.attachments(store, call.conf.name):
-        if (attachment.container_id, attachment.ifname) not in valid:
-            call.log.info("GC released", attachment=attachment.alias,
-                          addresses=",".join(addresses.take(store, attachment)))
+    damaged: list[Corrupt] = []
+    held = addresses.attachments(store, call.conf.name, damaged.append)
+    gone = [item for item in sorted(held, key=str) if (item.container_id, item.ifname) not in valid]
+    releases = (partial(_release, call, store, item, held[item]) for item in gone)
+    all_of(*releases, *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:
@@ -71,5 +78,6 @@ def _ip(given: Assigned) -> Ip:
     return Ip(f"{address}/{prefix}", str(GATEWAY[address.family]))
 
 
-def _routes(call: Call) -> tuple[Route, ...]:
-    return tuple(Route(str(route.get("dst")), str(route.get("gw") or "")) for route in call.conf.ipam.routes)
+def _release(call: Call, store: Store, attachment: Attachment, held: list[Address]) -> None:
+    freed = addresses.take(store, attachment, held)
+    call.log.info("GC released", attachment=attachment.alias, addresses=",".join(freed))
