@@ -38,12 +38,12 @@ def add(call: Call) -> Result:
     """Give the pod its interface. What fails is undone: kernel and allocations are as before. Raises CniError etc."""
     name, store = node.name(call.conf), addresses.store_of(call)
     with ExitStack() as resources, Undo() as undo:
-        resources.enter_context(store.hold(call.attachment.host_ifname, HOLD_SECONDS))
+        interrupted = resources.enter_context(store.hold(call.attachment.host_ifname, HOLD_SECONDS))
         fd = resources.enter_context(netns.opened(call.netns))
         pod = resources.enter_context(dataplane.open_pod(fd))
         host = resources.enter_context(Socket())
         dataplane.refuse_existing(pod, call.attachment.ifname)
-        given = _assign(call, store, undo)
+        given = _assign(call, store, interrupted, undo)
         wire = _wire(call, given)
         wired = dataplane.connect(wire, _make(call, wire), fd, host, pod)
         undo.push(dataplane.disconnect, call.attachment, host)
@@ -114,12 +114,15 @@ def status(call: Call) -> None:
 VERBS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
 
 
-def _assign(call: Call, store: Store, undo: Undo) -> Result:
+def _assign(call: Call, store: Store, interrupted: bool, undo: Undo) -> Result:
     """Return the addresses to wire and the routes asked for, pushing their release for the case of failure.
 
     The pod has no such interface, so what the attachment still holds is left from an ADD that was killed (rule A11).
+    A foreign plugin is run with DEL for that only when a verb of this attachment is known to have been interrupted.
     """
     if call.conf.ipam.type != OUR_IPAM:
+        if interrupted:
+            _delegate().delete(call)
         undo.push(_delegate().delete, call)
         given: Result = _delegate().add(call)
         return given

@@ -87,8 +87,11 @@ class Store(Protocol):
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold off this node's other writers: one wait instead of a storm of conflicts. Re-enterable."""
 
-    def hold(self, name: str, seconds: float) -> AbstractContextManager[None]:
-        """Keep others on this node from holding the same name while the body runs; raises Busy after `seconds`."""
+    def hold(self, name: str, seconds: float) -> AbstractContextManager[bool]:
+        """Keep others on this node from holding the same name while the body runs; raises Busy after `seconds`.
+
+        The context's value tells whether the last holder of the name was killed while it held it.
+        """
 
     def check_writable(self) -> None:
         """Raise Unwritable when a write would fail; quick, and writes nothing."""

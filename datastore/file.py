@@ -106,17 +106,20 @@ class FileStore:
             held.__exit__(None, None, None)
 
     @contextmanager
-    def hold(self, name: str, seconds: float) -> Iterator[None]:
-        """Keep other processes from holding the same name; raises Busy, Unwritable."""
+    def hold(self, name: str, seconds: float) -> Iterator[bool]:
+        """Keep other processes from holding the same name; yields whether the last holder was killed.
+
+        Raises Busy, Unwritable.
+        """
         folder = os.path.join(self.root, ".held")
         try:
             _make_directory(folder)
             held = passing_flock(os.path.join(folder, _name(name)), seconds)
-            held.__enter__()
+            interrupted = held.__enter__()
         except OSError as error:
             raise _unusable("lock", folder, error) from error
         try:
-            yield
+            yield interrupted
         finally:
             held.__exit__(None, None, None)
 

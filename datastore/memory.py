@@ -58,9 +58,9 @@ class MemoryStore:
         yield
 
     @contextmanager
-    def hold(self, name: str, seconds: float) -> Iterator[None]:
+    def hold(self, name: str, seconds: float) -> Iterator[bool]:
         """Do nothing: there are no other processes here."""
-        yield
+        yield False
 
     def check_writable(self) -> None:
         """Memory always is."""

@@ -24,6 +24,8 @@ with open(here + "/calls", "a") as calls:
     calls.write(verb + "\\n")
 with open(here + "/stdin-" + verb, "w") as seen:
     seen.write(data)
+with open(here + "/args", "w") as seen:
+    seen.write(os.environ["CNI_ARGS"])
 script = json.load(open(here + "/script")).get(verb, {})
 time.sleep(script.get("sleep", 0))
 sys.stderr.write(script.get("stderr", ""))
@@ -93,6 +95,12 @@ def test_dns_of_the_configuration_wins(machine: Machine, delegate: Delegate) -> 
         ({"stdout": ""}, DELEGATE, "no CNI result"),
         ({"stdout": "{}"}, DELEGATE, "no address"),
         ({"stdout": '{"ips": [{"address": "10.0.0.1/99999"}, {"address": 7}]}'}, DELEGATE, "no CNI result"),
+        ({"stdout": '{"ips": [{"address": "bogus/24"}]}'}, DELEGATE, "no CNI result"),
+        ({"stdout": "[" * 100_000}, DELEGATE, "no CNI result"),
+        ({"stdout": '{"ips": [{"address": "10.1.1.1/24"}, {"address": "10.1.1.1/24"}]}'}, DELEGATE, "an address twice"),
+        ({"stdout": '{"ips": [{"address": "10.1.1.1/24"}], "dns": {"nameservers": "x"}}'}, DELEGATE, "no CNI result"),
+        ({"stdout": '{"code": -7, "msg": "odd"}', "exit": 1}, DELEGATE, "odd"),
+        ({"stdout": '{"code": 100000000000000000000000000, "msg": "odd"}', "exit": 1}, DELEGATE, "odd"),
     ],
 )
 def test_add_failures(machine: Machine, delegate: Delegate, script: Json, code: int, message: str) -> None:
@@ -136,10 +144,10 @@ def test_no_such_plugin(machine: Machine, delegate: Delegate, path: str, code: i
     assert machine.left() == []
 
 
-@pytest.mark.parametrize(("versions", "asked"), [(["1.0.0"], False), (["1.0.0", "1.1.0"], True)])
-def test_status_and_gc(machine: Machine, delegate: Delegate, versions: list[str], asked: bool) -> None:
-    """STATUS and GC go on to a plugin that knows 1.1.0; an older one has no opinion (rule T5)."""
-    version = {"stdout": json.dumps({"cniVersion": "1.0.0", "supportedVersions": versions})}
+@pytest.mark.parametrize(("versions", "asked"), [(["1.0.0"], False), (["1.0.0", "1.1.0"], True), (None, False)])
+def test_status_and_gc(machine: Machine, delegate: Delegate, versions: list[str] | None, asked: bool) -> None:
+    """STATUS and GC go on to a plugin that knows 1.1.0; an older one, or one without VERSION, has no opinion (T5)."""
+    version = {"stdout": json.dumps({"cniVersion": "1.0.0", "supportedVersions": versions}), "exit": int(not versions)}
     refusal = {"stdout": '{"code": 50, "msg": "not today"}', "exit": 1}
     delegate.script(VERSION=version, STATUS=refusal)
     conf: Json = {**delegate.conf, "cniVersion": "1.1.0"}
@@ -151,6 +159,29 @@ def test_status_and_gc(machine: Machine, delegate: Delegate, versions: list[str]
     listed: Json = {**conf, "cni.dev/valid-attachments": []}
     assert machine.call("GC", None, env=delegate.env, **listed).ok == {}
     assert delegate.calls() == (["VERSION", "GC"] if asked else ["VERSION"])
+
+
+def test_cni_args_are_passed_over(machine: Machine, delegate: Delegate) -> None:
+    """A plugin that knows none of an orchestrator's arguments is told to pass over them, as Calico does."""
+    machine.add(machine.pod(), env={**delegate.env, "CNI_ARGS": "K8S_POD_NAME=a;IgnoreUnknown=1"}, **delegate.conf)
+    assert (delegate.folder / "args").read_text() == "IgnoreUnknown=1;K8S_POD_NAME=a;IgnoreUnknown=1"
+
+
+def test_an_add_after_one_that_was_killed(machine: Machine, delegate: Delegate) -> None:
+    """An ADD without DEL of a pod whose ADD was killed after the IPAM plugin had assigned runs its DEL first (A11)."""
+    delegate.script(ADD={"sleep": 60, "stdout": GIVEN})
+    pod = machine.pod()
+    env = machine.environment("ADD", pod.container_id, pod.netns.path, **delegate.env)
+    with subprocess.Popen(machine.command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=env) as process:
+        assert process.stdin
+        process.stdin.write(json.dumps(machine.conf(**delegate.conf)).encode())
+        process.stdin.close()
+        assert eventually((delegate.folder / "stdin-ADD").exists)
+        process.kill()
+    delegate.script(ADD={"stdout": GIVEN})
+    delegate.calls()
+    machine.add(pod, env=delegate.env, **delegate.conf)
+    assert delegate.calls() == ["DEL", "ADD"]
 
 
 def test_a_hung_plugin_dies_with_us(machine: Machine, delegate: Delegate) -> None:

@@ -57,7 +57,9 @@ def test_del_with_things_gone(machine: Machine, gone: tuple[str, ...]) -> None:
         machine.delete(pod, netns="" if "netns" in gone else None)
     assert machine.veths() == []
     assert machine.records() == []
-    assert machine.allocated() == {} or "handle" in gone
+    assert machine.allocated() == {} or {"handle", "endpoint"} <= set(gone)
+    assert collect(machine, {"cni.dev/valid-attachments": []}).ok == {}
+    assert machine.left() == []
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -158,6 +160,61 @@ def test_a_torn_block_is_named(machine: Machine) -> None:
     assert machine.veths() == []
 
 
+@pytest.mark.parametrize("network", ["net", "net2"])
+def test_a_torn_endpoint_record(machine: Machine, network: str) -> None:
+    """A damaged record keeps neither DEL from taking its pod's wire and addresses, nor GC from collecting others."""
+    torn, other = machine.pod(), machine.pod()
+    machine.add(torn, name=network)
+    machine.add(other)
+    file = next((machine.datastore / "calico/resources").rglob(f"*{torn.container_id.replace('-', '--')}*.json"))
+    file.write_text("{")
+    error = collect(machine, {"cni.dev/valid-attachments": []}).error
+    assert (error["code"], str(file) in error["msg"]) == (DATASTORE, True)
+    assert machine.allocated().get(other.addresses()[0]) is None
+    error = machine.call("DEL", torn, name=network).error
+    assert (error["code"], str(file) in error["msg"]) == (DATASTORE, True)
+    assert machine.veths() == []
+    assert machine.allocated() == {}
+    file.unlink()
+    machine.delete(torn, name=network)
+    assert machine.left() == []
+
+
+def test_gc_goes_past_a_torn_block(machine: Machine) -> None:
+    """GC collects what it can although one block cannot be read, and then says so."""
+    env = {"CALICO_IPV4POOL_CIDR": "10.7.0.0/28", "CALICO_IPV4POOL_BLOCK_SIZE": "30"}
+    for _ in range(5):
+        machine.add(machine.pod(), env=env)
+    torn = machine.datastore / "calico/ipam/v2/assignment/ipv4/block/10.7.0.0-30.json"
+    torn.write_text("{")
+    assert str(torn) in collect(machine, {"cni.dev/valid-attachments": []}).error["msg"]
+    assert machine.veths() == []
+    assert len(machine.records()) == 4  # the handles of the pods in the torn block
+
+
+def test_a_stray_file(machine: Machine) -> None:
+    """A file that is no record, such as an editor's copy, disturbs nobody."""
+    pod = machine.pod()
+    machine.add(pod)
+    for folder in ("resources/v3/projectcalico.org/workloadendpoints/default", "ipam/v2/assignment/ipv4/block"):
+        (machine.datastore / "calico" / folder / "copy of x.json").write_text("x")
+    assert machine.check(pod).ok == {}
+    machine.delete(pod)
+    assert machine.veths() == []
+    assert machine.allocated() == {}
+
+
+def test_another_ipam_type_by_now(machine: Machine) -> None:
+    """A pod added with our IPAM is released also when the configuration names another by the time of DEL (R12)."""
+    pod = machine.pod()
+    machine.add(pod)
+    conf: dict[str, Any] = {"cniVersion": "1.0.0"}
+    conf["ipam"] = {"type": "host-local", "ranges": [[{"subnet": "10.66.0.0/24"}]],
+                    "dataDir": str(machine.datastore / "host-local")}
+    machine.delete(pod, **conf)
+    assert machine.left() == []
+
+
 def test_reboot_with_the_datastore_kept(machine: Machine) -> None:
     """After a reboot (links and namespaces gone, records kept) late DELs and GC clean up, and addresses come back."""
     pods = [machine.pod() for _ in range(3)]
@@ -254,6 +311,11 @@ def test_status_without_a_name_or_pool(machine: Machine) -> None:
     conf: dict[str, Any] = {"nodename": "", "nodename_file": "/nonexistent", "nodename_file_optional": False}
     assert "/nonexistent" in machine.call("STATUS", None, **conf).error["msg"]
     assert "pool" in machine.call("STATUS", None, env={"NO_DEFAULT_POOLS": "true"}).error["msg"]
+    assert "10.7.0.1/16" in machine.call("STATUS", None, env={"CALICO_IPV4POOL_CIDR": "10.7.0.1/16"}).error["msg"]
+    machine.add(machine.pod())
+    block = machine.datastore / "calico/ipam/v2/assignment/ipv4/block/10.7.0.0-26.json"
+    block.write_text("{")
+    assert str(block) in machine.call("STATUS", None).error["msg"]
 
 
 def test_a_renamed_node(machine: Machine) -> None:
@@ -282,10 +344,14 @@ def finish(process: subprocess.Popen[str]) -> Answer:
 
 
 def test_rights(machine: Machine) -> None:
-    """Records are readable by root only, also under a lax umask."""
-    old = os.umask(0)
-    try:
-        machine.add(machine.pod())
-    finally:
-        os.umask(old)
-    assert all(path.stat().st_mode & 0o077 == 0 for path in machine.datastore.rglob("*"))
+    """Records are readable by root only, and the log by all, whatever the runtime's umask (rule P12)."""
+    for number, mask in enumerate((0, 0o777)):
+        log = machine.datastore.parent / f"log-{number}/cni.log"
+        old = os.umask(mask)
+        try:
+            machine.add(machine.pod(), log_file_path=str(log))
+        finally:
+            os.umask(old)
+        assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o644, 0o755)
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in machine.datastore.rglob("*")}
+    assert modes == {True: 0o700, False: 0o600}

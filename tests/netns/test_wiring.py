@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from cni_calico.args import Attachment
-from cni_calico.errors import ALREADY_ATTACHED, INVALID_CONFIG, INVALID_NETNS, KERNEL
+from cni_calico.errors import ALREADY_ATTACHED, INVALID_CONFIG, INVALID_ENVIRONMENT, INVALID_NETNS, KERNEL
 
 from .machine import Json, Machine
 
@@ -274,6 +275,85 @@ def test_bad_macs(machine: Machine, mac: str) -> None:
     """A MAC that no interface can have is refused before anything is made."""
     assert machine.call("ADD", machine.pod(), runtimeConfig={"MAC": mac}).error["code"] == INVALID_CONFIG
     assert machine.left() == []
+
+
+def test_a_pattern_is_no_interface_name(machine: Machine) -> None:
+    """eth%d, which the kernel would make eth0 of, is refused; DEL takes it for the name of nothing."""
+    pod = machine.pod()
+    assert machine.call("ADD", pod, "eth%d").error["code"] == INVALID_ENVIRONMENT
+    machine.delete(pod, "eth%d")
+    assert machine.left() == []
+
+
+def test_an_mtu_too_small_for_ipv6(machine: Machine) -> None:
+    """An MTU that IPv6 cannot live with is named as such, not as the sysctl that is missing then."""
+    error = machine.call("ADD", machine.pod(), mtu=1000, ipam=FAMILIES["dual"]).error
+    assert error["code"] == INVALID_CONFIG
+    assert "1280" in error["msg"]
+    assert machine.left() == []
+    machine.add(machine.pod(), mtu=1000)
+
+
+def test_the_host_end_s_mac_is_held(machine: Machine) -> None:
+    """A MAC that another program sets just after the link appears, as udev may, is set right again."""
+    pod = machine.pod()
+    name = machine.add(pod)["interfaces"][0]["name"]
+    machine.host.ip("link", "set", name, "address", "02:00:00:00:00:99")
+    code = ("import sys\nfrom cni_calico import dataplane\nfrom cni_calico.netlink import Socket\n"
+            "with Socket() as host:\n dataplane._hold_mac(host.link(sys.argv[1]), host)")
+    machine.host.run(sys.executable, "-c", code, name)
+    assert machine.host.link(name)["address"] == HOST_MAC
+    assert machine.host.pings(pod.addresses()[0])
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+def test_a_route_that_leads_nowhere(machine: Machine, kind: str) -> None:
+    """A host route that would swallow the pod's packets fails the ADD in plain words."""
+    machine.host.ip("route", "add", kind, "10.7.0.0/32")
+    error = machine.call("ADD", machine.pod()).error
+    assert "leads nowhere" in error["msg"]
+    assert machine.left() == []
+
+
+def test_an_address_of_the_host(machine: Machine) -> None:
+    """A pool that has an address of the host itself is told as that."""
+    machine.host.ip("address", "add", "10.7.0.0/32", "dev", "lo")
+    assert "an address of the host" in machine.call("ADD", machine.pod()).error["msg"]
+    assert machine.left() == []
+
+
+def test_ipv6_alone_makes_no_ipv4_pool(machine: Machine) -> None:
+    """A pod with IPv6 only, routed to IPv4 only, needs no IPv4 pool and gets no route."""
+    pod = machine.pod()
+    machine.add(pod, ipam={**FAMILIES["ipv6"], "routes": [{"dst": "10.0.0.0/8"}]})
+    assert pod.netns.ip_json("route") == []
+    assert not list(machine.datastore.rglob("default-ipv4-ippool*"))
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_descriptors(machine: Machine, closed: tuple[int, ...]) -> None:
+    """Whatever of stdin, stdout and stderr is closed, nothing is written into a file that took its place."""
+    pod = machine.pod()
+    log = machine.datastore.parent / "cni.log"
+    redirections = " ".join(f"{fd}<&-" if fd == 0 else f"{fd}>&-" for fd in closed)
+    prefix = ("sh", "-c", f'exec "$@" {redirections}', "sh")
+    answer = machine.call("ADD", pod, prefix=prefix, log_file_path=str(log))
+    assert answer.code == (0 if closed == (2,) else 1)
+    if 0 not in closed:
+        assert len(log.read_text().splitlines()) == len(set(log.read_text().splitlines()))
+    machine.delete(pod)
+    assert machine.left() == []
+    for file in machine.datastore.rglob("*"):
+        assert file.is_dir() or "ADD" not in file.read_text()
+
+
+def test_every_failure_is_logged(machine: Machine) -> None:
+    """A verb that is refused before it begins has its line in the log file too."""
+    log = machine.datastore.parent / "cni.log"
+    cases: dict[str, Json] = {"mtu": {"mtu": "x"}, "9.9.9": {"cniVersion": "9.9.9"}, "a/b": {"name": "a/b"}}
+    for word, more in cases.items():
+        assert machine.call("ADD", machine.pod(), log_file_path=str(log), **more).code == 1
+        assert word in log.read_text().splitlines()[-1]
 
 
 def test_datastores_to_come(machine: Machine) -> None:

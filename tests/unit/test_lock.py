@@ -36,6 +36,21 @@ def test_either_way_keeps_the_other_out(tmp_path: Path, theirs: str, ours: Lock)
         pass
 
 
+def test_a_passing_lock_tells_of_a_killed_holder(tmp_path: Path) -> None:
+    """Who gets the lock after its holder was killed is told so; who gets it after a proper end is not."""
+    path = str(tmp_path / "lock")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, "passing_flock", path], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+    assert holder.stdout
+    holder.stdout.readline()
+    holder.kill()
+    holder.communicate()
+    with passing_flock(path, 1) as interrupted:
+        assert interrupted
+    with passing_flock(path, 1) as interrupted:
+        assert not interrupted
+
+
 def test_a_passing_lock_leaves_nothing(tmp_path: Path) -> None:
     """The file of a passing lock is gone after its use, also when the body fails."""
     path = str(tmp_path / "lock")
