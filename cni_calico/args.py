@@ -6,8 +6,6 @@ does so on ADD only, and the values become file names, keys and interface names.
 
 from __future__ import annotations
 
-import re
-
 from cni_calico.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
 from datastore.frozen import frozen, replace
 from ipam.cidr import Address, parse_address
@@ -23,7 +21,9 @@ try:
 except ImportError:
     from hashlib import sha1
 
-IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+IDENTIFIER = ALPHANUMERIC | frozenset("_.-")
+HEX = frozenset("0123456789abcdefABCDEF")
 LONGEST_IDENTITY = 230  # bytes of network and container id; with the interface they fit a link alias (IFALIASZ 256)
 KNOWN_ARGS = frozenset(
     ("IgnoreUnknown", "IP", "MAC", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID")
@@ -91,7 +91,7 @@ def parse_args(text: str, strict: bool) -> Args:
     if not strict:
         return names
     _check_args(text, values, all(equals for _, equals, _ in pairs))
-    if names.namespace and not IDENTIFIER.fullmatch(names.namespace):
+    if names.namespace and not is_identifier(names.namespace):
         message = f"CNI_ARGS: K8S_POD_NAMESPACE={names.namespace!r} is not the name of a namespace"
         raise CniError(INVALID_ENVIRONMENT, message)
     asked = (values["IP"],) if values.get("IP") else ()
@@ -115,9 +115,14 @@ def _check_args(text: str, values: Mapping[str, str], paired: bool) -> None:
         )
 
 
+def is_identifier(text: str) -> bool:
+    """Tell whether a text may name a network or container: `[a-zA-Z0-9][a-zA-Z0-9_.-]*` (libcni pkg/utils)."""
+    return text[:1] in ALPHANUMERIC and IDENTIFIER.issuperset(text)
+
+
 def check_network(name: object) -> str:
     """Return the network's name; raises CniError 7."""
-    if not isinstance(name, str) or not IDENTIFIER.fullmatch(name) or len(name) > LONGEST_IDENTITY:
+    if not isinstance(name, str) or not is_identifier(name) or len(name) > LONGEST_IDENTITY:
         raise CniError(
             INVALID_CONFIG,
             f"network name {name!r} is missing or invalid: it must begin with a letter or digit, go on with letters, "
@@ -128,7 +133,7 @@ def check_network(name: object) -> str:
 
 def check_container_id(container_id: str, network: str) -> str:
     """Return the container id; raises CniError 4."""
-    if not IDENTIFIER.fullmatch(container_id):
+    if not is_identifier(container_id):
         raise CniError(
             INVALID_ENVIRONMENT,
             "CNI_CONTAINERID is invalid: it must begin with a letter or digit and go on with letters, digits, "
@@ -168,8 +173,9 @@ def parse_addresses(texts: Iterable[str], where: str, code: int) -> tuple[Addres
 
 def parse_mac(text: str, where: str, code: int) -> bytes:
     """Return the six bytes of a unicast MAC address; raises CniError of this code."""
-    if re.fullmatch(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}", text):
-        mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
+    parts = text.replace("-", ":").split(":")
+    if len(parts) == 6 and all(len(part) == 2 and HEX.issuperset(part) for part in parts):
+        mac = bytes.fromhex("".join(parts))
         if not mac[0] & 1 and any(mac):
             return mac
     raise CniError(code, f"{where}: {text!r} is not a unicast MAC address like 02:00:5e:10:00:01")

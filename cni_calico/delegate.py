@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from functools import partial
 from cni_calico.errors import DELEGATE, INVALID_ENVIRONMENT, CniError, reason
 from cni_calico.log import stderr
 from cni_calico.result import Result, from_json
+from datastore.jsontext import loads
 from ipam.cidr import parse_network
 from ipam.errors import BadRequest
 
@@ -27,7 +27,7 @@ def add(call: Call) -> Result:
     """Return the addresses the plugin assigns; raises CniError. Also then it is to be run with DEL (rule A6)."""
     output = _run(call, "ADD")
     try:
-        result = from_json(json.loads(output), call.conf.version)
+        result = from_json(loads(output), call.conf.version)
         given = [(parse_network(ip.address), ip.bare) for ip in result.ips]
         for route in result.routes:
             parse_network(route.dst)
@@ -64,7 +64,7 @@ def status(call: Call) -> None:
 def _knows_1_1(call: Call) -> bool:
     """Ask for the plugin's versions; one that answers with an error is old. Raises CniError if it cannot be run."""
     try:
-        return "1.1.0" in json.loads(_exec(call, "VERSION").stdout)["supportedVersions"]
+        return "1.1.0" in loads(_exec(call, "VERSION").stdout)["supportedVersions"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
@@ -108,7 +108,7 @@ def _find(name: str, path: str) -> str:
 
 def _error(name: str, command: str, done: subprocess.CompletedProcess[bytes]) -> CniError:
     try:
-        body = json.loads(done.stdout)
+        body = loads(done.stdout)
         code, msg, details = int(body["code"]), str(body["msg"]), str(body.get("details") or "")
         return CniError(code if 0 < code < 2**32 else DELEGATE, f"IPAM plugin {name}: {msg}", details)
     except (ValueError, KeyError, TypeError, RecursionError):

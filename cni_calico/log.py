@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import time
 from contextlib import suppress
 
@@ -110,6 +109,8 @@ def _rotate(settings: LogSettings, fd: int) -> None:
 
 
 def _drop_old(settings: LogSettings, stem: str, extension: str) -> None:
+    import re
+
     folder = os.path.dirname(stem)
     mine = re.compile(re.escape(os.path.basename(stem)) + STAMP + re.escape(extension))
     rotated = sorted(filter(mine.fullmatch, os.listdir(folder)), reverse=True)

@@ -6,7 +6,6 @@ The outside world is an argument of `run`, so the whole contract can be tested w
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from cni_calico.log import STDERR, Log, close_log, open_log, stderr
 from cni_calico.result import NEWEST, VERSIONS, Result, to_json
 from cni_calico.version import VERSION
 from datastore.frozen import frozen, replace
+from datastore.jsontext import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _read(stdin: BinaryIO | None) -> bytes:
 
 def _decode(data: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(data)
+        body = loads(data)
     except (ValueError, RecursionError) as error:
         raise CniError(errors.UNDECODABLE, "the network configuration on stdin is not JSON", str(error)) from error
     if not isinstance(body, dict):
@@ -242,7 +242,7 @@ def _fail(command: str, error: CniError, version: str, stdout: Sink | None) -> N
 
 
 def _reply(body: Mapping[str, Any], stdout: Sink | None) -> bool:
-    return _print(json.dumps(body).encode() + b"\n", stdout)
+    return _print(dumps(body) + b"\n", stdout)
 
 
 def _print(data: bytes, stdout: Sink | None) -> bool:

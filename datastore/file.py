@@ -7,13 +7,13 @@ reader (who needs no lock) sees the old record or the new one, whole. Writers ho
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import contextmanager
 from errno import ENOTDIR
 
 from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Unwritable
+from datastore.jsontext import dumps, loads
 from datastore.lock import flock, passing_flock
 
 TYPE_CHECKING = False
@@ -165,7 +165,7 @@ class FileStore:
             _make_directory(os.path.dirname(path))
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                _write_all(fd, json.dumps(body, separators=(",", ":")).encode())
+                _write_all(fd, dumps(body))
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -242,7 +242,7 @@ def _unquote(name: str) -> str:
 def _decode(path: str, key: str | None, data: bytes) -> Record:
     """Return the record in a file's bytes; raises Corrupt, naming the file, when it is not one."""
     try:
-        body = json.loads(data)
+        body = loads(data)
         name, value, revision = body["key"], body["value"], body["revision"]
     except (ValueError, KeyError, TypeError, RecursionError):
         name = value = revision = None

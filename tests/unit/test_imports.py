@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 THIRD_PARTY = {"pyroute2", "netaddr", "filelock", "click", "yaml", "rich"}
 # Each costs 5-20 ms at import, as much as the whole of an ADD's work.
-HEAVY = {"dataclasses", "typing", "logging", "subprocess", "ctypes", "socket", "hashlib", "inspect", "ipaddress",
+HEAVY = {"json", "re", "enum", "dataclasses", "typing", "logging", "subprocess", "ctypes", "socket", "hashlib",
+         "inspect", "ipaddress",
          "tempfile", "argparse", "datetime", "threading", "pathlib", "traceback", "secrets", "urllib", "shutil"}
 
 
