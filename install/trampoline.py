@@ -17,9 +17,9 @@ HEAD_BYTES = 4096  # a trampoline is far smaller, a foreign executable far bigge
 TEMPLATE = """\
 {shebang}
 # Written by install-cni; library tree {tree}.
-import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {path})
+import os, sys; sys.dont_write_bytecode = True; sys.path.insert(0, {path})
 from {module} import main
-sys.exit(main())
+os._exit(main())  # all is written by now; taking the interpreter apart would cost 3 ms
 """
 
 

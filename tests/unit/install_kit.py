@@ -25,7 +25,7 @@ import json, os, sys
 def main():
     facts = {"name": "%s", "path": sys.path, "utf8": sys.flags.utf8_mode, "isolated": sys.flags.isolated}
     facts |= {"no_site": sys.flags.no_site, "argv0": sys.argv[0], "json": json.__file__, "os": os.__file__}
-    print(json.dumps(facts))
+    print(json.dumps(facts), flush=True)
     return 0
 """
 
