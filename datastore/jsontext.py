@@ -38,11 +38,13 @@ try:
         text = data.removeprefix(BOM).decode().strip(SPACE)
         try:
             value, end = _scan(text, 0)
-        except StopIteration as error:
-            raise ValueError(f"expected a JSON value at character {error.value}") from None
-        if end != len(text):
-            raise ValueError(f"there is more behind the JSON value, from character {end} on")
-        return value
+        except (StopIteration, ValueError, SystemError):  # the last: it needs json.decoder to say what is wrong
+            value, end = None, -1
+        if end == len(text):
+            return value
+        import json
+
+        return json.loads(text)  # which says what is wrong
 
     def dumps(value: object) -> bytes:
         """Return the JSON text of a value, in ASCII, on one line; raises TypeError."""

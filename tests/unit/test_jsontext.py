@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -36,6 +39,15 @@ def test_any_bytes(data: bytes) -> None:
             loads(data)
         return
     assert repr(loads(data)) == repr(expected)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1] x", '{"a":1,}', "nul", '"', "[1 2]"])
+def test_errors_where_json_was_not_loaded(text: str) -> None:
+    """In a process that has not imported json, as the plugin's, wrong text is the library's error too."""
+    code = "import sys; sys.path[:0] = sys.argv[1:2]\nfrom datastore.jsontext import loads\n" \
+           "assert 'json' not in sys.modules\ntry: loads(sys.argv[2].encode())\nexcept ValueError as e: print(repr(e))"
+    command = [sys.executable, "-IS", "-c", code, str(Path(__file__).parents[2]), text]
+    assert "JSONDecodeError" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_edges() -> None:
