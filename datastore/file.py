@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 LONGEST_NAME = 200  # bytes; a file name may have 255 (NAME_MAX), and a suffix follows
-PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:~")
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:~")
 
 
 class FileStore:
@@ -195,12 +195,12 @@ class FileStore:
 
     def _key(self, path: str) -> str:
         """Return the key of a record file, from inside where the name was too long to keep; empty for a stray file."""
-        parts = path[len(self.root) : -len(".json")].split("/")
-        if any("%~" in part for part in parts):
+        name = path[len(self.root) : -len(".json")]
+        if "%~" in name:
             record = self._read(path)
             return record.key if record else ""
         try:
-            key = "/".join(map(_unquote, parts))
+            key = "/".join(map(_unquote, name.split("/"))) if "%" in name else name
             return key if self.path(key) == path else ""
         except ValueError:
             return ""  # no file of ours has such a name
@@ -221,8 +221,10 @@ class FileStore:
 
 def _name(segment: str) -> str:
     """Return a key segment as a safe file name: odd bytes as %XX, a very long one ended by its digest."""
+    if PLAIN.issuperset(segment) and len(segment) <= LONGEST_NAME and not segment.startswith("."):
+        return segment
     raw = segment.encode()
-    quoted = "".join(chr(byte) if byte in PLAIN else f"%{byte:02X}" for byte in raw)
+    quoted = "".join(chr(byte) if chr(byte) in PLAIN else f"%{byte:02X}" for byte in raw)
     if quoted.startswith("."):
         quoted = "%2E" + quoted[1:]
     if len(quoted) <= LONGEST_NAME:

@@ -114,6 +114,12 @@ def block_of(record: Record) -> Block:
     return block
 
 
+def block_is_full(record: Record) -> bool:
+    """Tell whether a block record says, in both its lists, that it has no free address. Nothing else is looked at."""
+    allocations = record.value.get("allocations")
+    return record.value.get("unallocated") == [] and isinstance(allocations, list) and None not in allocations
+
+
 def block_json(block: Block) -> Json:
     """Return a block as Calico writes it."""
     attributes = [{**item.extra, "handle_id": item.handle, "secondary": dict(item.owner)} for item in block.attributes]

@@ -18,6 +18,7 @@ from datastore.model import (
     Affinity,
     affinity_json,
     affinity_of,
+    block_is_full,
     block_json,
     block_of,
 )
@@ -75,6 +76,14 @@ def read_block(store: Store, cidr: Cidr) -> Stored | None:
     except Missing:
         return None
     return check(block_of(record)), record.revision
+
+
+def is_full(store: Store, cidr: Cidr) -> bool:
+    """Tell cheaply whether a block is there and has no free address: a node with many pods has many such blocks."""
+    try:
+        return block_is_full(store.get(keys.block(cidr.family, str(cidr))))
+    except Missing:
+        return False
 
 
 def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:

@@ -12,7 +12,7 @@ from datastore.api import Conflict, Exists, Missing
 from datastore.frozen import frozen
 from datastore.model import Attribute, block_json
 from datastore.undo import Undo
-from ipam.affinity import block_cidrs, claim, own_blocks, read_block, unclaimed
+from ipam.affinity import block_cidrs, claim, is_full, own_blocks, read_block, unclaimed
 from ipam.block import give, held
 from ipam.cidr import block_at, parse_cidr
 from ipam.count import ATTEMPTS, set_count
@@ -89,8 +89,9 @@ def _assign_any(store: Store, request: Request, family: int, pools: Sequence[Poo
 def _steps(store: Store, node: str, family: int, pools: Sequence[Pool]) -> Iterator[Stored]:
     """Yield blocks with room, best first: the node's own, then blocks nobody has claimed, in pool order."""
     ranges = [parse_cidr(pool.cidr) for pool in pools]
-    own = [cidr for cidr in own_blocks(store, node, family) if any(cidr in whole for whole in ranges)]
-    for cidr in chain(own, unclaimed(store, family, pools)):
+    own = (cidr for cidr in own_blocks(store, node, family) if any(cidr in whole for whole in ranges))
+    with_room = (cidr for cidr in own if not is_full(store, cidr))
+    for cidr in chain(with_room, unclaimed(store, family, pools)):
         stored = claim(store, node, cidr)
         if stored and stored[0].unallocated:
             yield stored
