@@ -11,7 +11,6 @@ import netaddr
 
 from calicoctl.table import number, printable, render, share
 from datastore.frozen import frozen
-from ipam.errors import BadRequest
 from ipam.pool import all_pools
 from ipam.usage import block_usage
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from datastore.api import Json, Store
-    from datastore.model import Pool
     from ipam.usage import BlockUsage
 
 HEADER = ("GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE")
@@ -71,12 +69,12 @@ class Utilization:
 
 
 def utilization(store: Store) -> Utilization:
-    """Return how full everything is; reads each record once. Raises BadRequest for a pool that has no CIDR, Corrupt."""
+    """Return how full everything is; reads each record once. Raises Corrupt."""
     pools = sorted((pool for family in FAMILIES for pool in all_pools(store, family)), key=lambda pool: pool.name)
     left = [(netaddr.IPNetwork(block.cidr), block) for family in FAMILIES for block in block_usage(store, family)]
     uses = []
     for pool in pools:
-        network = _network(pool)
+        network = netaddr.IPNetwork(pool.cidr)
         inside = tuple(block for cidr, block in left if cidr in network)
         left = [(cidr, block) for cidr, block in left if cidr not in network]
         row = Row("IP Pool", pool.cidr, network.size, sum(block.in_use for block in inside))
@@ -116,10 +114,3 @@ def _block_row(block: BlockUsage) -> Row:
 
 def _block_json(block: BlockUsage) -> Json:
     return {**_block_row(block).json(), "affinity": block.affinity}
-
-
-def _network(pool: Pool) -> netaddr.IPNetwork:
-    try:
-        return netaddr.IPNetwork(pool.cidr)
-    except (netaddr.AddrFormatError, ValueError):
-        raise BadRequest(f'pool {pool.name} has "{pool.cidr}" as spec.cidr, which is no CIDR; correct it') from None

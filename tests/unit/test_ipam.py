@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -267,6 +269,18 @@ def test_a_block_that_cannot_be_read_stops_everything() -> None:
         assign(store, request("b"))
 
 
+def survives(store: DyingStore, writes: int, action: Callable[[], object]) -> bool:
+    """Run an action in a process that dies after so many writes; tell whether it got to its end."""
+    store.writes_left = writes
+    try:
+        action()
+        return True
+    except Died:
+        return False
+    finally:
+        store.writes_left = -1
+
+
 def test_a_killed_assign_is_healed() -> None:
     """Wherever an assign dies, a release of the same owner leaves nothing, and the next assign works."""
     for writes in itertools.count():
@@ -275,13 +289,7 @@ def test_a_killed_assign_is_healed() -> None:
         for n in range(3):
             assign(store, request(f"fill{n}"))
         before = sound(store)
-        store.writes_left = writes
-        try:
-            assign(store, request("a", families=(4, 6)))
-            finished = True
-        except Died:
-            finished = False
-        store.writes_left = -1
+        finished = survives(store, writes, partial(assign, store, request("a", families=(4, 6))))
         release(store, owner("a"))
         assert sound(store) == before
         assert len(addresses(assign(store, request("b", families=(4, 6))))) == 2
@@ -298,13 +306,7 @@ def test_a_killed_release_is_healed() -> None:
         assign(store, request("other"))
         before = sound(store)
         assign(store, request("a", families=(4, 6)))
-        store.writes_left = writes
-        try:
-            release(store, owner("a"))
-            finished = True
-        except Died:
-            finished = False
-        store.writes_left = -1
+        finished = survives(store, writes, partial(release, store, owner("a")))
         release(store, owner("a"))
         assert sound(store) == before
         if finished:
@@ -400,10 +402,8 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @rule(name=names, writes=st.integers(0, 9), families=st.sampled_from([(4,), (4, 6)]))
     def die_assigning(self, name: str, writes: int, families: tuple[int, ...]) -> None:
-        self.store.writes_left = writes
-        with suppress(Died, Exhausted):
-            assign(self.store, request(name, families=families, env=ENV))
-        self.store.writes_left = -1
+        with suppress(Exhausted):
+            survives(self.store, writes, partial(assign, self.store, request(name, families=families, env=ENV)))
         release(self.store, owner(name))
         self._free(name)
 
@@ -420,7 +420,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 TestAllocatorMachine = AllocatorMachine.TestCase
-TestAllocatorMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAllocatorMachine.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 
