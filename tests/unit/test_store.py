@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -252,3 +253,18 @@ def test_something_in_the_way(tmp_path: Path, thing: str) -> None:
         store.check_writable()
     with pytest.raises(Unwritable, match=str(wrong)), store.hold("x", 1):
         store.create(KEY, {})
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_a_write_is_durable_before_it_counts(tmp_path: Path) -> None:
+    """A record's bytes are synced before they take the old one's place, and the directory after (power cut)."""
+    log = tmp_path / "strace"
+    code = "import sys\nfrom datastore.file import FileStore\nFileStore(sys.argv[1]).create('/b/x', {})"
+    strace = ["strace", "-o", str(log), "-y", "-e", "trace=fsync,rename"]
+    command = [*strace, sys.executable, "-c", code, str(tmp_path / "ds")]
+    subprocess.run(command, check=True)
+    calls = [line.partition(")")[0] for line in log.read_text().splitlines() if str(tmp_path / "ds") in line]
+    at = next(number for number, call in enumerate(calls) if call.startswith("rename"))
+    assert "/.write>" in calls[at - 1]
+    assert "/b/x.json" in calls[at]
+    assert calls[at + 1].endswith("/b>")
