@@ -100,7 +100,8 @@ def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) ->
         link = _create(wire.attachment, make, netns_fd, host, pod)
         _set_host_sysctls(link.name, wire.families)
         refusals = list(filter(None, host.try_all(_host_messages(wire, link, make.pod_mac))))
-        _refuse_other_ways(wire, link, host)  # first: it can say more of a route that was refused
+        if all(refusal.errno == EEXIST for refusal in refusals):
+            _refuse_other_ways(wire, link, host)  # it can say more of a route that is there already
         if refusals:
             raise refusals[0].error()
         with netns.inside(netns_fd):

@@ -75,7 +75,7 @@ def main(plugin: Plugin) -> int:
     _fill_standard_descriptors()
     arguments = sys.argv[1:]
     # Unbuffered: what could not be written must not be written after all when the interpreter ends.
-    stdout: Sink | None = getattr(sys.stdout.buffer, "raw", None) if sys.stdout else None
+    stdout: Sink | None = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer) if sys.stdout else None
     if arguments in (["-v"], ["--version"]):
         return 0 if _print(f"{VERSION}\n".encode(), stdout) else 1
     if arguments in (["-h"], ["--help"]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import ENOTDIR
 
 from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Unwritable
@@ -138,11 +138,9 @@ class FileStore:
             path = os.path.join(self.root, name)
             if os.path.lexists(path) and not right(path):
                 raise Unwritable(f"{path} of the datastore is not what it should be; remove it")
-        if not disk.f_blocks:
-            raise Unwritable(f"{folder} of the datastore {self.root} is on a file system that keeps no files")
         if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
             raise Unwritable(f"{folder} of the datastore {self.root} is not writable")
-        if disk.f_bavail * disk.f_frsize < SPARE_BYTES:
+        if disk.f_blocks and disk.f_bavail * disk.f_frsize < SPARE_BYTES:  # no blocks at all: a tmpfs without a limit
             raise Unwritable(f"the disk of the datastore {self.root} is full: less than {SPARE_BYTES} bytes are left")
 
     def path(self, key: str) -> str:
@@ -196,14 +194,14 @@ class FileStore:
     def _key(self, path: str) -> str:
         """Return the key of a record file, from inside where the name was too long to keep; empty for a stray file."""
         name = path[len(self.root) : -len(".json")]
-        if "%~" in name:
-            record = self._read(path)
-            return record.key if record else ""
         try:
+            if "%~" in name:
+                record = self._read(path)
+                return record.key if record else ""
             key = "/".join(map(_unquote, name.split("/"))) if "%" in name else name
             return key if self.path(key) == path else ""
-        except ValueError:
-            return ""  # no file of ours has such a name
+        except (ValueError, Corrupt):
+            return ""  # no file of ours has such a name, or the only place that told its key cannot be read
 
     def _read(self, path: str) -> Record | None:
         """Return the record in a file that was listed, None when it has been removed since."""
@@ -214,9 +212,10 @@ class FileStore:
             return None
         except OSError as error:
             raise _unusable("read", path, error) from error
-        if self.path(record.key) != path:
-            raise Corrupt(f"record file {path} holds the record {record.key}, whose place is elsewhere; move it away")
-        return record
+        with suppress(ValueError):  # a key that no record can have
+            if self.path(record.key) == path:
+                return record
+        raise Corrupt(f"record file {path} holds the record {record.key!r}, whose place is elsewhere; move it away")
 
 
 def _name(segment: str) -> str:

@@ -39,17 +39,20 @@ def flock(path: str, timeout: float) -> Iterator[None]:
 def passing_flock(path: str, timeout: float) -> Iterator[bool]:
     """As `flock`, for a lock file that belongs to one thing only: it is removed before it is let go.
 
-    Yields whether a holder was killed before it could do so: then its file, with a mark in it, is still there.
+    Yields whether a holder was killed before it could do so: then its file, with a mark in it, is still there. It stays
+    until a body that was told so has come to its end without an error.
     """
     fd = _acquire(path, time.monotonic() + timeout, timeout)
+    keep = interrupted = os.fstat(fd).st_size > 0
     try:
-        interrupted = os.fstat(fd).st_size > 0
         with suppress(OSError):  # on a full disk the lock still locks
             os.write(fd, b"held\n")
         yield interrupted
+        keep = False
     finally:
-        with suppress(OSError):  # a file left behind excludes as well as a new one
-            os.unlink(path)  # under the lock: whoever waits sees another inode at the path and opens anew
+        if not keep:
+            with suppress(OSError):  # a file left behind excludes as well as a new one
+                os.unlink(path)  # under the lock: whoever waits sees another inode at the path and opens anew
         os.close(fd)
 
 

@@ -7,9 +7,10 @@ lib/ipam/ipam_block_reader_writer.go).
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from datastore import keys
-from datastore.api import Corrupt, Exists, Missing
+from datastore.api import Exists, Missing
 from datastore.frozen import replace
 from datastore.model import (
     CONFIRMED,
@@ -29,7 +30,7 @@ from ipam.pool import blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from datastore.api import Record, Store
     from datastore.model import Block, Pool
@@ -40,13 +41,12 @@ Stored = tuple["Block", int]
 
 def own_blocks(store: Store, node: str, family: int) -> Iterator[Cidr]:
     """Yield the CIDRs the node has or was claiming when it died, in key order."""
-    for key in store.keys(keys.affinities(node, family)):
-        yield _cidr_of(key)
+    yield from _cidrs(store.keys(keys.affinities(node, family)))
 
 
 def block_cidrs(store: Store, family: int) -> set[Cidr]:
     """Return the CIDRs of all blocks there are, without reading them."""
-    return {_cidr_of(key) for key in store.keys(keys.blocks(family))}
+    return set(_cidrs(store.keys(keys.blocks(family))))
 
 
 def unclaimed(store: Store, family: int, pools: Sequence[Pool]) -> Iterator[Cidr]:
@@ -62,11 +62,11 @@ def unclaimed(store: Store, family: int, pools: Sequence[Pool]) -> Iterator[Cidr
                 yield cidr
 
 
-def _cidr_of(key: str) -> Cidr:
-    try:
-        return parse_cidr(keys.block_cidr(key))
-    except BadRequest as error:
-        raise Corrupt(f"record {key} is not named after a block; move it away") from error
+def _cidrs(names: Iterable[str]) -> Iterator[Cidr]:
+    """Yield the CIDRs that keys end with; a record that is named after none is no block, and nobody will read it."""
+    for key in names:
+        with suppress(BadRequest):
+            yield parse_cidr(keys.block_cidr(key))
 
 
 def read_block(store: Store, cidr: Cidr) -> Stored | None:

@@ -122,10 +122,11 @@ def _assign_address(store: Store, request: Request, address: Address, pools: Seq
 
 def _block_for(store: Store, address: Address, pool: Pool) -> Cidr:
     """Return the block that has the address, of whatever size it is; else the one the pool would cut for it."""
-    wanted = block_at(address, pool.block_size)
-    for cidr in block_cidrs(store, address.family):
+    wanted, present = block_at(address, pool.block_size), block_cidrs(store, address.family)
+    for cidr in present:
         if address in cidr:
             return cidr
+    for cidr in present:
         if cidr in wanted:
             raise BadRequest(f"address {address} cannot be given: its block {wanted} would overlap the present block "
                              f"{cidr}, which was cut when the pool had another block size")

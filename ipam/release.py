@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from datastore import keys
 from datastore.api import Conflict, Missing
 from datastore.model import block_json
+from datastore.undo import all_of
 from ipam.affinity import block_cidrs, read_block
 from ipam.block import free, held
 from ipam.cidr import parse_cidr
@@ -28,15 +31,17 @@ def release(store: Store, owner: Owner, hints: Collection[Address] = ()) -> list
     to what the blocks hold, so a writer killed half-way leaves nothing behind once this has run. `hints` are addresses
     that another record tells of: their blocks are looked at too, should the handle have been lost.
     """
-    freed = []
+    freed: list[Address] = []
     with store.exclusive():
         blocks = set(handle_blocks(store, owner.handle_id))
         lost = [address for address in hints if not any(address in cidr for cidr in blocks)]
         if lost:
             family_blocks = (cidr for family in (4, 6) for cidr in block_cidrs(store, family))
             blocks |= {cidr for cidr in family_blocks if any(address in cidr for address in lost)}
-        for cidr in sorted(blocks, key=str):
-            freed += _free(store, cidr, owner.handle_id, lambda block: held(block, owner.holds))
+        def free_from(cidr: Cidr) -> None:
+            freed.extend(_free(store, cidr, owner.handle_id, lambda block: held(block, owner.holds)))
+
+        all_of(*(partial(free_from, cidr) for cidr in sorted(blocks, key=str)))  # a damaged one keeps no other
     return freed
 
 

@@ -180,7 +180,9 @@ def test_an_add_after_one_that_was_killed(machine: Machine, delegate: Delegate) 
         process.kill()
     delegate.script(ADD={"stdout": GIVEN})
     delegate.calls()
-    machine.add(pod, env=delegate.env, **delegate.conf)
+    assert machine.call("ADD", pod, netns="/run/netns/gone", env=delegate.env, **delegate.conf).code == 1
+    assert delegate.calls() == []
+    machine.add(pod, env=delegate.env, **delegate.conf)  # that the one before failed early does not matter
     assert delegate.calls() == ["DEL", "ADD"]
 
 

@@ -453,3 +453,37 @@ def test_a_pool_that_cannot_be_cut(spec: dict[str, Any]) -> None:
     store.create(keys.ippool("odd"), {"metadata": {"name": "odd"}, "spec": spec})
     with pytest.raises(Corrupt, match="odd"):
         assign(store, request("a"))
+
+
+def test_an_address_in_a_smaller_block_than_the_pool_cuts_now() -> None:
+    """An address asked for is given from the block that has it, whatever other blocks of that size are beside it."""
+    store = MemoryStore()
+    for n in range(0, 64, 16):
+        asked = parse_address(f"10.0.0.{n}")
+        assign(store, request(f"a{n}", addresses=(asked,), env={**WIDE, "CALICO_IPV4POOL_BLOCK_SIZE": "28"}))
+    pool = store.get(keys.ippool("default-ipv4-ippool"))
+    store.delete(pool.key, pool.revision)
+    for n in range(4, 64, 16):
+        asked = parse_address(f"10.0.0.{n}")
+        given = assign(store, request(f"b{n}", addresses=(asked,), env={**WIDE, "CALICO_IPV4POOL_BLOCK_SIZE": "26"}))
+        assert addresses(given) == [f"10.0.0.{n}"]
+
+
+def test_a_damaged_block_keeps_no_other_from_being_released() -> None:
+    """Of an owner's two blocks the sound one is released though the other cannot be read, which is then told."""
+    store = MemoryStore()
+    assign(store, request("a", families=(4, 6)))
+    record = store.get(keys.block(4, "10.0.0.0/30"))
+    store.update(record.key, {**record.value, "unallocated": "x"}, record.revision)
+    with pytest.raises(Corrupt, match=r"10\.0\.0\.0-30"):
+        release(store, owner("a"))
+    assert block_of(store.get(keys.block(6, "fd00::/122"))).attributes == ()
+
+
+def test_a_record_that_is_no_block() -> None:
+    """A record among the blocks that is named after none disturbs nobody."""
+    store = MemoryStore()
+    store.create(keys.blocks(4) + "backup", {})
+    store.create(keys.affinities("n1", 4) + "backup", {})
+    assert addresses(assign(store, request("a"))) == ["10.0.0.0"]
+    assert release(store, owner("a"))

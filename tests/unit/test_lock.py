@@ -45,6 +45,10 @@ def test_a_passing_lock_tells_of_a_killed_holder(tmp_path: Path) -> None:
     holder.stdout.readline()
     holder.kill()
     holder.communicate()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), passing_flock(path, 1) as interrupted:
+            assert interrupted
+            raise ZeroDivisionError  # it could not clean up: the next one is told again
     with passing_flock(path, 1) as interrupted:
         assert interrupted
     with passing_flock(path, 1) as interrupted:

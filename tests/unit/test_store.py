@@ -225,9 +225,16 @@ def test_a_copy_of_a_record_is_named(tmp_path: Path) -> None:
     copy.write_bytes(Path(store.path("/b/10.0.0.0-26")).read_bytes())
     with pytest.raises(Corrupt, match=str(copy)):
         store.records("/b/")
+    for key in ("", "/", "a//b", "\\ud800"):
+        copy.write_text(f'{{"key":"{key}","value":{{}},"revision":1}}')
+        with pytest.raises(Corrupt, match=str(copy)):
+            store.records("/b/")
 
 
-@pytest.mark.parametrize("name", ["copy of x.json", "%zz.json", "%2e.json", "a%41.json", "x.json~", ".x.json"])
+ODD_NAMES = ["copy of x.json", "foo%~bar.json", "%zz.json", "%2e.json", "a%41.json", "x.json~", ".x.json"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_stray_files_are_no_records(tmp_path: Path, name: str) -> None:
     """A file whose name no record can have is left alone and left out."""
     store = FileStore(str(tmp_path))
