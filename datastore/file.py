@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOTDIR
 
 from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Unwritable
@@ -118,10 +118,9 @@ class FileStore:
             interrupted = held.__enter__()
         except OSError as error:
             raise _unusable("lock", folder, error) from error
-        try:
+        with ExitStack() as stack:
+            stack.push(held)  # so that it is told of the body's error
             yield interrupted
-        finally:
-            held.__exit__(None, None, None)
 
     def check_writable(self) -> None:
         """Raise Unwritable when the directory (or the nearest one above it) takes no writes, or its disk is full."""
@@ -140,7 +139,10 @@ class FileStore:
                 raise Unwritable(f"{path} of the datastore is not what it should be; remove it")
         if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
             raise Unwritable(f"{folder} of the datastore {self.root} is not writable")
-        if disk.f_blocks and disk.f_bavail * disk.f_frsize < SPARE_BYTES:  # no blocks at all: a tmpfs without a limit
+        if not disk.f_blocks:  # a tmpfs without a limit, or what holds no files of ours
+            if _file_system(folder) in ("proc", "sysfs"):
+                raise Unwritable(f"{folder} of the datastore {self.root} is on a file system that keeps no files")
+        elif disk.f_bavail * disk.f_frsize < SPARE_BYTES:
             raise Unwritable(f"the disk of the datastore {self.root} is full: less than {SPARE_BYTES} bytes are left")
 
     def path(self, key: str) -> str:
@@ -279,6 +281,15 @@ def _sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _file_system(path: str) -> str:
+    """Return the type of the file system that a path is on (proc_pid_mountinfo(5)), empty when it is not told."""
+    device = os.stat(path).st_dev
+    where = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        kinds = (line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == where)
+        return next(kinds, "")
 
 
 def _unusable(verb: str, path: str, error: OSError) -> Unwritable:

@@ -275,3 +275,15 @@ def test_a_write_is_durable_before_it_counts(tmp_path: Path) -> None:
     assert "/.write>" in calls[at - 1]
     assert "/b/x.json" in calls[at]
     assert calls[at + 1].endswith("/b>")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_file_systems_without_a_size(tmp_path: Path) -> None:
+    """A tmpfs without a limit is fine although it shows no space; /proc, which shows none either, is not."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=0", "tmpfs", tmp_path], check=True)
+    try:
+        FileStore(str(tmp_path / "ds")).check_writable()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    with pytest.raises(Unwritable, match="/proc"):
+        FileStore("/proc/nowhere").check_writable()
