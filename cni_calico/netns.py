@@ -50,11 +50,6 @@ def inside(fd: int) -> Iterator[None]:
         os.close(home)
 
 
-def is_own(fd: int) -> bool:
-    """Tell whether the descriptor is of the namespace this thread is in."""
-    return os.path.samestat(os.fstat(fd), os.stat(OWN))
-
-
 def is_own_path(path: str) -> bool:
     """Tell whether the path is of the namespace this thread is in; one that cannot be looked at is not."""
     try:
