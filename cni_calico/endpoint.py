@@ -11,7 +11,7 @@ from cni_calico.args import Attachment
 from datastore import keys
 from datastore.api import Conflict, Corrupt, Exists, Missing
 from datastore.frozen import frozen
-from datastore.model import Endpoint, endpoint_json, endpoint_of
+from datastore.resources import Endpoint, endpoint_json, endpoint_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from datastore.frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from typing import Any, Protocol
 
@@ -63,6 +64,15 @@ class Record:
     revision: int
 
 
+@frozen
+class Change:
+    """One record's part in a commit. value None removes the record; revision None means that there must be none yet."""
+
+    key: str
+    value: Json | None
+    revision: int | None
+
+
 class Store(Protocol):
     """What allocator, plugin and tools use. Every method may raise Corrupt, Unwritable and (when it writes) Busy."""
 
@@ -78,8 +88,14 @@ class Store(Protocol):
     def delete(self, key: str, revision: int) -> None:
         """Remove the record that still has this revision; raises Conflict, Missing."""
 
-    def records(self, prefix: str) -> list[Record]:
-        """Return every record below a key prefix that ends in '/', in key order."""
+    def commit(self, *changes: Change) -> None:
+        """Write several records, or none of them; raises Exists, Conflict, Missing.
+
+        A store that a killed process can leave between two writes makes them in the order given.
+        """
+
+    def records(self, prefix: str) -> Iterator[Record]:
+        """Yield every record below a key prefix that ends in '/', in key order, one at a time in memory."""
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys that `records` would, in order, without reading the records."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from datastore.api import Json
+    from datastore.api import Change, Json
 
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
@@ -29,6 +29,7 @@ LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runti
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 LONGEST_NAME = 200  # bytes; a file name may have 255 (NAME_MAX), and a suffix follows
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:~")
+PLAIN_PATH = PLAIN | {"/"}
 
 
 class FileStore:
@@ -68,18 +69,31 @@ class FileStore:
         """Remove the record that still has this revision; raises Conflict, Missing."""
         with self.exclusive():
             self._require(key, revision)
-            path = self.path(key)
-            try:
-                os.unlink(path)
-                _sync_directory(os.path.dirname(path))
-            except OSError as error:
-                raise _unusable("remove", path, error) from error
+            self._remove(key)
 
-    def records(self, prefix: str) -> list[Record]:
-        """Return every record below the prefix in key order; one removed meanwhile, and stray files, are left out."""
-        found = (self._read(path) for path in self._files(prefix) if self._key(path))
-        records = [record for record in found if record]
-        return sorted(records, key=lambda record: record.key)
+    def commit(self, *changes: Change) -> None:
+        """Write several records in the order given, or none; raises Exists, Conflict, Missing.
+
+        A process that is killed, or a disk that fills up, in between leaves the first of them written.
+        """
+        with self.exclusive():
+            for change in changes:
+                if change.revision is not None:
+                    self._require(change.key, change.revision)
+                elif os.path.lexists(self.path(change.key)):
+                    raise Exists(f"{change.key} is already in the datastore {self.root}")
+            for change in changes:
+                if change.value is None:
+                    self._remove(change.key)
+                else:
+                    revision = max((change.revision or 0) + 1, time.time_ns())
+                    self._write(Record(change.key, change.value, revision))
+
+    def records(self, prefix: str) -> Iterator[Record]:
+        """Yield every record below the prefix in key order; one removed meanwhile, and stray files, are left out."""
+        for key in self.keys(prefix):
+            with suppress(Missing):
+                yield self.get(key)
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below the prefix in order, without reading the records."""
@@ -153,6 +167,14 @@ class FileStore:
         name = _name(last) if not last.endswith(".json") else _name(last[:-5]) + "%2Ejson"
         return os.path.join(self.root, *map(_name, directories), name + ".json")
 
+    def _remove(self, key: str) -> None:
+        path = self.path(key)
+        try:
+            os.unlink(path)
+            _sync_directory(os.path.dirname(path))
+        except OSError as error:
+            raise _unusable("remove", path, error) from error
+
     def _require(self, key: str, revision: int) -> None:
         if self.get(key).revision != revision:
             raise Conflict(f"{key} has changed since it was read")
@@ -196,28 +218,22 @@ class FileStore:
     def _key(self, path: str) -> str:
         """Return the key of a record file, from inside where the name was too long to keep; empty for a stray file."""
         name = path[len(self.root) : -len(".json")]
+        if len(name) <= LONGEST_NAME and PLAIN_PATH.issuperset(name) and "/." not in name and name[-5:] != ".json":
+            return name  # as `path` below would find; a listing has many of these
         try:
-            if "%~" in name:
-                record = self._read(path)
-                return record.key if record else ""
-            key = "/".join(map(_unquote, name.split("/"))) if "%" in name else name
+            key = self._key_inside(path) if "%~" in name else "/".join(map(_unquote, name.split("/")))
             return key if self.path(key) == path else ""
-        except (ValueError, Corrupt):
+        except (ValueError, Corrupt, FileNotFoundError):
             return ""  # no file of ours has such a name, or the only place that told its key cannot be read
 
-    def _read(self, path: str) -> Record | None:
-        """Return the record in a file that was listed, None when it has been removed since."""
+    def _key_inside(self, path: str) -> str:
         try:
             with open(path, "rb") as file:
-                record = _decode(path, None, file.read())
+                return _decode(path, None, file.read()).key
         except FileNotFoundError:
-            return None
+            raise
         except OSError as error:
             raise _unusable("read", path, error) from error
-        with suppress(ValueError):  # a key that no record can have
-            if self.path(record.key) == path:
-                return record
-        raise Corrupt(f"record file {path} holds the record {record.key!r}, whose place is elsewhere; move it away")
 
 
 def _name(segment: str) -> str:

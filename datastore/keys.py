@@ -8,6 +8,11 @@ RESOURCES = "/calico/resources/v3/projectcalico.org"
 IPPOOLS = f"{RESOURCES}/ippools/"
 WORKLOAD_ENDPOINTS = f"{RESOURCES}/workloadendpoints/"
 HANDLES = f"{IPAM}/handle/"
+HOSTS = f"{IPAM}/host/"
+IPAM_CONFIG = f"{IPAM}/config"
+IPRESERVATIONS = f"{RESOURCES}/ipreservations/"
+NODES = f"{RESOURCES}/nodes/"
+CLUSTER_INFORMATION = f"{RESOURCES}/clusterinformations/default"
 
 
 def blocks(family: int) -> str:
@@ -35,6 +40,16 @@ def affinity(node: str, family: int, cidr: str) -> str:
     return affinities(node, family) + cidr.replace("/", "-")
 
 
+def affinity_node(key: str) -> str:
+    """Node of the affinity, or of the host record, at this key."""
+    return key[len(HOSTS) :].partition("/")[0]
+
+
+def host(node: str) -> str:
+    """Key of what a node remembers from one assignment to the next."""
+    return HOSTS + node
+
+
 def handle(handle_id: str) -> str:
     """Key of the count of addresses that one owner holds in each block."""
     return HANDLES + handle_id
@@ -48,3 +63,13 @@ def ippool(name: str) -> str:
 def workload_endpoint(namespace: str, name: str) -> str:
     """Key of a WorkloadEndpoint resource."""
     return f"{WORKLOAD_ENDPOINTS}{namespace}/{name}"
+
+
+def ipreservation(name: str) -> str:
+    """Key of an IPReservation resource."""
+    return IPRESERVATIONS + name
+
+
+def node(name: str) -> str:
+    """Key of a Node resource."""
+    return NODES + name

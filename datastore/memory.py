@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from datastore.api import Conflict, Exists, Missing, Record
 
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datastore.api import Json
+    from datastore.api import Change, Json
 
 
 class MemoryStore:
@@ -44,9 +44,24 @@ class MemoryStore:
         self._require(key, revision)
         del self._records[key]
 
-    def records(self, prefix: str) -> list[Record]:
-        """Return every record below the prefix in key order."""
-        return [self.get(key) for key in self.keys(prefix)]
+    def commit(self, *changes: Change) -> None:
+        """Write several records, or none of them; raises Exists, Conflict, Missing."""
+        for change in changes:
+            if change.revision is not None:
+                self._require(change.key, change.revision)
+            elif change.key in self._records:
+                raise Exists(f"{change.key} is already in the datastore")
+        for change in changes:
+            if change.value is None:
+                del self._records[change.key]
+            else:
+                self._put(change.key, change.value)
+
+    def records(self, prefix: str) -> Iterator[Record]:
+        """Yield every record below the prefix in key order; one removed meanwhile is left out."""
+        for key in self.keys(prefix):
+            with suppress(Missing):
+                yield self.get(key)
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below the prefix in order."""

@@ -1,41 +1,39 @@
-"""Calico's records as typed values, to and from the JSON that Calico's own tools read.
+"""Calico's IPAM records as typed values, to and from the JSON that Calico's own tools read.
 
-Field names are Calico's (libcalico-go lib/backend/model: block.go, ipam_handle.go, block_affinity.go; API v3 IPPool).
+Field names are Calico's (libcalico-go lib/backend/model: block.go, ipam_handle.go, block_affinity.go, ipam_config.go).
 Keys that a record has and this release does not know are kept in `extra` and written back.
 """
 
 from __future__ import annotations
 
-import time
-
 from datastore import keys
 from datastore.api import Corrupt
+from datastore.fields import count, others, read, text, texts, truth
 from datastore.frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, TypeVar
+    from collections.abc import Mapping
+    from typing import Any
 
     from datastore.api import Json, Record
-
-    T = TypeVar("T")
 
 CONFIRMED = "confirmed"
 PENDING = "pending"
 PENDING_DELETION = "pendingDeletion"
-# Annotations for what Calico's record has no field for: the CNI network, and a second interface's routing table.
-NETWORK = "projectcalico.org/network"
-SOURCE_TABLE = "projectcalico.org/source-table"
 
 
 @frozen
 class Attribute:
-    """Who holds an address: the handle it is released by, and what is known of the owner (Calico: `secondary`)."""
+    """Who holds an address: the handle it is released by, and what is known of the owner (Calico: `secondary`).
+
+    released_at: set for nobody's address that rests before it may be given again (RFC 3339; Calico: `releasedAt`).
+    """
 
     handle: str | None
     owner: Mapping[str, str]
     extra: Mapping[str, Any] = {}
+    released_at: str = ""
 
 
 @frozen
@@ -75,40 +73,35 @@ class Affinity:
 
 
 @frozen
-class Pool:
-    """A range of addresses that blocks are cut from (Calico: IPPool)."""
+class IpamConfig:
+    """How addresses are given out on every node (Calico: IPAMConfig). max_blocks_per_host 0 means Calico's 20.
 
-    name: str
-    cidr: str
-    block_size: int
-    disabled: bool = False
-    node_selector: str = "all()"
-    namespace_selector: str = ""
-    allowed_uses: tuple[str, ...] = ()
-    assignment_mode: str = "Automatic"
+    cooldown_seconds: how long a released address rests.
+    """
+
+    strict_affinity: bool = False
+    auto_allocate_blocks: bool = True
+    max_blocks_per_host: int = 0
+    cooldown_seconds: int = 0
+    extra: Mapping[str, Any] = {}
 
 
 @frozen
-class Endpoint:
-    """A wired pod (Calico: WorkloadEndpoint). addresses have no prefix length; source_table 0 means none of its own."""
+class Host:
+    """What a node remembers from one assignment to the next (Calico's IPAM host record, which is empty there).
 
-    name: str
-    namespace: str
-    orchestrator: str
-    pod: str
-    network: str
-    container_id: str
-    ifname: str
-    node: str
-    host_ifname: str
-    mac: str
-    addresses: tuple[str, ...]
-    source_table: int
+    boot: the boot in which allocations of earlier boots were last reclaimed.
+    room: for each family, by its number as text, the block that was last assigned from: where to look first.
+    """
+
+    boot: str = ""
+    room: Mapping[str, str] = {}
+    extra: Mapping[str, Any] = {}
 
 
 def block_of(record: Record) -> Block:
     """Return the block in a record, which must be of the CIDR in its key; raises Corrupt."""
-    block = _read(record, _block)
+    block = read(record, _block)
     if block.cidr != keys.block_cidr(record.key):
         raise Corrupt(f"record {record.key} holds block {block.cidr}, not its own; repair it before its use")
     return block
@@ -122,7 +115,6 @@ def block_is_full(record: Record) -> bool:
 
 def block_json(block: Block) -> Json:
     """Return a block as Calico writes it."""
-    attributes = [{**item.extra, "handle_id": item.handle, "secondary": dict(item.owner)} for item in block.attributes]
     return {
         "deleted": False,
         **block.extra,
@@ -130,7 +122,7 @@ def block_json(block: Block) -> Json:
         "affinity": block.affinity,
         "allocations": list(block.allocations),
         "unallocated": list(block.unallocated),
-        "attributes": attributes,
+        "attributes": list(map(_attribute_json, block.attributes)),
         "sequenceNumber": block.sequence,
         "sequenceNumberForAllocation": {str(ordinal): at for ordinal, at in block.allocation_sequence.items()},
     }
@@ -138,10 +130,10 @@ def block_json(block: Block) -> Json:
 
 def handle_of(record: Record) -> Handle:
     """Return the handle in a record; raises Corrupt."""
-    return _read(record, lambda value: Handle(
-        _text(value.get("handleID") or record.key.rpartition("/")[2]),
-        {_text(cidr): _count(count) for cidr, count in value["block"].items()},
-        _others(value, "handleID", "block"),
+    return read(record, lambda value: Handle(
+        text(value.get("handleID") or record.key.rpartition("/")[2]),
+        {text(cidr): count(held) for cidr, held in value["block"].items()},
+        others(value, "handleID", "block"),
     ))
 
 
@@ -152,7 +144,7 @@ def handle_json(handle: Handle) -> Json:
 
 def affinity_of(record: Record) -> Affinity:
     """Return the affinity in a record; an empty state is old data and means confirmed. Raises Corrupt."""
-    return _read(record, lambda value: Affinity(_text(value.get("state") or CONFIRMED), _others(value, "state")))
+    return read(record, lambda value: Affinity(text(value.get("state") or CONFIRMED), others(value, "state")))
 
 
 def affinity_json(affinity: Affinity) -> Json:
@@ -160,120 +152,68 @@ def affinity_json(affinity: Affinity) -> Json:
     return {"deleted": False, **affinity.extra, "state": affinity.state}
 
 
-def pool_of(record: Record) -> Pool:
-    """Return the pool in an IPPool resource; raises Corrupt."""
-    return _read(record, _pool)
+def config_of(record: Record) -> IpamConfig:
+    """Return the configuration in a record; raises Corrupt."""
+    return read(record, lambda value: IpamConfig(
+        truth(value.get("strict_affinity"), False),
+        truth(value.get("auto_allocate_blocks"), True),
+        count(value.get("maxBlocksPerHost") or 0),
+        count(value.get("ipCooldownSeconds") or 0),
+        others(value, "strict_affinity", "auto_allocate_blocks", "maxBlocksPerHost", "ipCooldownSeconds"),
+    ))
 
 
-def endpoint_of(record: Record) -> Endpoint | None:
-    """Return the endpoint in a WorkloadEndpoint resource, or None when it is not one of this plugin's."""
-    try:
-        metadata, spec = record.value["metadata"], record.value["spec"]
-        annotations = metadata["annotations"]
-        return Endpoint(
-            name=_text(metadata["name"]),
-            namespace=_text(metadata["namespace"]),
-            orchestrator=_text(spec["orchestrator"]),
-            pod=_text(spec.get("pod") or ""),
-            network=_text(annotations[NETWORK]),
-            container_id=_text(spec["containerID"]),
-            ifname=_text(spec["endpoint"]),
-            node=_text(spec["node"]),
-            host_ifname=_text(spec["interfaceName"]),
-            mac=_text(spec.get("mac") or ""),
-            addresses=tuple(_text(network).partition("/")[0] for network in spec.get("ipNetworks") or ()),
-            source_table=int(annotations.get(SOURCE_TABLE, 0)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def endpoint_json(endpoint: Endpoint) -> Json:
-    """Return an endpoint as the resource that Calico's tools read."""
-    annotations = {NETWORK: endpoint.network}
-    if endpoint.source_table:
-        annotations[SOURCE_TABLE] = str(endpoint.source_table)
-    spec = {
-        "orchestrator": endpoint.orchestrator,
-        "node": endpoint.node,
-        "containerID": endpoint.container_id,
-        "pod": endpoint.pod,
-        "endpoint": endpoint.ifname,
-        "ipNetworks": [f"{address}/{128 if ':' in address else 32}" for address in endpoint.addresses],
-        "profiles": [endpoint.network],
-        "interfaceName": endpoint.host_ifname,
-        "mac": endpoint.mac,
-    }
+def config_json(config: IpamConfig) -> Json:
+    """Return the configuration as Calico writes it."""
     return {
-        "kind": "WorkloadEndpoint",
-        "apiVersion": "projectcalico.org/v3",
-        "metadata": {
-            "name": endpoint.name,
-            "namespace": endpoint.namespace,
-            "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "annotations": annotations,
-        },
-        "spec": {name: value for name, value in spec.items() if value},
+        "kubeVirtVMAddressPersistence": "Enabled",
+        **config.extra,
+        "strict_affinity": config.strict_affinity,
+        "auto_allocate_blocks": config.auto_allocate_blocks,
+        "maxBlocksPerHost": config.max_blocks_per_host,
+        "ipCooldownSeconds": config.cooldown_seconds,
     }
+
+
+def host_of(record: Record) -> Host:
+    """Return what a node remembers; raises Corrupt."""
+    return read(record, lambda value: Host(
+        text(value.get("boot") or ""), texts(value.get("room")), others(value, "boot", "room"),
+    ))
+
+
+def host_json(host: Host) -> Json:
+    """Return what a node remembers, as a record."""
+    return {**host.extra, "boot": host.boot, "room": dict(host.room)}
 
 
 def _block(value: Json) -> Block:
     known = ("cidr", "affinity", "allocations", "unallocated", "attributes", "sequenceNumber",
              "sequenceNumberForAllocation")
     return Block(
-        cidr=_text(value["cidr"]),
-        affinity=None if value.get("affinity") is None else _text(value["affinity"]),
-        allocations=tuple(None if index is None else _count(index) for index in value["allocations"]),
-        unallocated=tuple(map(_count, value["unallocated"])),
+        cidr=text(value["cidr"]),
+        affinity=None if value.get("affinity") is None else text(value["affinity"]),
+        allocations=tuple(None if index is None else count(index) for index in value["allocations"]),
+        unallocated=tuple(map(count, value["unallocated"])),
         attributes=tuple(map(_attribute, value["attributes"] or ())),
-        sequence=_count(value.get("sequenceNumber", 0)),
+        sequence=count(value.get("sequenceNumber", 0)),
         allocation_sequence={
-            int(ordinal): _count(at) for ordinal, at in (value.get("sequenceNumberForAllocation") or {}).items()
+            int(ordinal): count(at) for ordinal, at in (value.get("sequenceNumberForAllocation") or {}).items()
         },
-        extra=_others(value, *known),
+        extra=others(value, *known),
     )
 
 
 def _attribute(value: Json) -> Attribute:
-    handle = value.get("handle_id")
-    owner = {_text(name): _text(text) for name, text in (value.get("secondary") or {}).items()}
-    return Attribute(None if handle is None else _text(handle), owner, _others(value, "handle_id", "secondary"))
-
-
-def _pool(value: Json) -> Pool:
-    spec = value["spec"]
-    family_default = 122 if ":" in _text(spec["cidr"]) else 26
-    return Pool(
-        name=_text(value["metadata"]["name"]),
-        cidr=_text(spec["cidr"]),
-        block_size=_count(spec.get("blockSize") or family_default),
-        disabled=bool(spec.get("disabled", False)),
-        node_selector=_text(spec.get("nodeSelector") or "all()"),
-        namespace_selector=_text(spec.get("namespaceSelector") or ""),
-        allowed_uses=tuple(map(_text, spec.get("allowedUses") or ())),
-        assignment_mode=_text(spec.get("assignmentMode") or "Automatic"),
+    handle, released_at = value.get("handle_id"), value.get("releasedAt")
+    return Attribute(
+        None if handle is None else text(handle),
+        texts(value.get("secondary")),
+        others(value, "handle_id", "secondary", *(("releasedAt",) if released_at else ())),
+        text(released_at or ""),
     )
 
 
-def _read(record: Record, read: Callable[[Json], T]) -> T:
-    """Apply a reader; a record of another shape is Corrupt, never half understood."""
-    try:
-        return read(record.value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Corrupt(f"record {record.key} is not what its key says ({error!r}); repair it before its use") from error
-
-
-def _others(value: Json, *known: str) -> Json:
-    return {name: item for name, item in value.items() if name not in known}
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a string")
-    return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} is not a natural number")
-    return value
+def _attribute_json(attribute: Attribute) -> Json:
+    resting = {"releasedAt": attribute.released_at} if attribute.released_at else {}
+    return {**attribute.extra, "handle_id": attribute.handle, "secondary": dict(attribute.owner), **resting}

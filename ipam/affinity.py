@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from datastore.api import Record, Store
-    from datastore.model import Block, Pool
+    from datastore.model import Block
+    from datastore.resources import Pool
     from ipam.cidr import Cidr
 
 Stored = tuple["Block", int]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from datastore.api import Store
-    from datastore.model import Pool
+    from datastore.resources import Pool
     from ipam.affinity import Stored
     from ipam.cidr import Address, Cidr
     from ipam.handle import Owner

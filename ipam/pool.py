@@ -7,7 +7,7 @@ import time
 from datastore import keys
 from datastore.api import Corrupt, Exists
 from datastore.frozen import frozen
-from datastore.model import pool_of
+from datastore.resources import pool_of
 from ipam.cidr import BITS, Cidr, parse_cidr
 from ipam.errors import BadRequest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from datastore.api import Json, Store
-    from datastore.model import Pool
+    from datastore.resources import Pool
     from ipam.cidr import Address
 
 DEFAULT_CIDR = "192.168.0.0/16"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from datastore.api import Store
-    from datastore.model import Pool
+    from datastore.resources import Pool
 
 
 @frozen

@@ -6,7 +6,7 @@ import pytest
 
 from datastore import keys
 from datastore.memory import MemoryStore
-from datastore.model import Pool
+from datastore.resources import Pool
 from ipam.errors import BadRequest
 from ipam.pool import all_pools, block_count, blocks, seed_default_pools
 

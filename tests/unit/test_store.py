@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from datastore.api import Busy, Conflict, Corrupt, Exists, Missing, Store, Unwritable
+from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Store, Unwritable
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
 
@@ -91,6 +91,22 @@ def test_odd_names(store: Store, segment: str) -> None:
     assert store.get(key).value == {"it": segment}
     assert key in store.keys("/calico/odd/")
     assert {record.key for record in store.records("/calico/odd/")} == {key, "/calico/odd/other"}
+
+
+def test_a_commit_writes_all_or_nothing(store: Store) -> None:
+    """Several records are created, changed and removed together, or, when one of them has changed, not at all."""
+    kept, gone = store.create("/b/kept", {"n": 1}), store.create("/b/gone", {})
+    changes = (Change("/b/new", {}, None), Change("/b/kept", {"n": 2}, kept.revision),
+               Change("/b/gone", None, gone.revision))
+    for broken, error in ((Change("/b/kept", {}, None), Exists), (Change("/b/kept", {}, kept.revision + 1), Conflict),
+                          (Change("/b/none", None, 1), Missing), (Change("/b/none", {}, 1), Missing)):
+        with pytest.raises(error):
+            store.commit(*changes, broken)
+        assert list(store.records("/b/")) == [gone, kept]
+    store.commit(*changes)
+    assert store.keys("/b/") == ["/b/kept", "/b/new"]
+    assert store.get("/b/kept").value == {"n": 2}
+    assert store.get("/b/kept").revision > kept.revision
 
 
 def test_exclusive_can_be_entered_again(store: Store) -> None:
@@ -224,11 +240,11 @@ def test_a_copy_of_a_record_is_named(tmp_path: Path) -> None:
     copy = tmp_path / "b/10.0.0.0-26-copy.json"
     copy.write_bytes(Path(store.path("/b/10.0.0.0-26")).read_bytes())
     with pytest.raises(Corrupt, match=str(copy)):
-        store.records("/b/")
+        list(store.records("/b/"))
     for key in ("", "/", "a//b", "\\ud800"):
         copy.write_text(f'{{"key":"{key}","value":{{}},"revision":1}}')
         with pytest.raises(Corrupt, match=str(copy)):
-            store.records("/b/")
+            list(store.records("/b/"))
 
 
 ODD_NAMES = ["copy of x.json", "foo%~bar.json", "%zz.json", "%2e.json", "a%41.json", "x.json~", ".x.json"]
