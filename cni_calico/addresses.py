@@ -15,7 +15,7 @@ from datastore import open_store
 from ipam.assign import Request, assign
 from ipam.block import describe
 from ipam.find import allocations, holdings
-from ipam.pool import all_pools, default_pool, seedable, usable
+from ipam.pool import Criteria, all_pools, default_pool, seedable
 from ipam.release import release
 from ipam.usage import has_room, why_exhausted
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from datastore.api import Corrupt, Store
     from ipam.cidr import Address
     from ipam.handle import Assigned, Owner
+
+NAMESPACE_NAMES = ("kubernetes.io/metadata.name", "projectcalico.org/name")
 
 
 def store_of(call: Call) -> Store:
@@ -46,6 +48,7 @@ def give(call: Call, store: Store) -> tuple[Assigned, ...]:
         families=conf.ipam.families,
         addresses=(*call.args.addresses, *conf.addresses),
         pools=conf.ipam.pools,
+        namespace=_criteria(call, name).namespace,
         env=call.env,
         host_networks=host_networks,
     ))
@@ -88,15 +91,20 @@ def attachments(store: Store, network: str, damaged: Callable[[Corrupt], object]
 
 def require_room(call: Call, store: Store) -> None:
     """Raise CniError 50 unless an ADD would find an address of each family (rule T1). Writes nothing."""
-    name = node.name(call.conf)
+    criteria = _criteria(call, node.name(call.conf))
     store.check_writable()
     for family in call.conf.ipam.families:
         pools = all_pools(store, family)
         if not pools and seedable(call.env, family):
             default_pool(call.env, family, tuple)  # that a first ADD could make it
-        elif not has_room(store, name, family, call.conf.ipam.pools):
-            chosen = usable(pools, call.conf.ipam.pools.get(family, ()), family)
-            raise CniError(NOT_AVAILABLE, why_exhausted(store, name, family, pools, chosen))
+        elif not has_room(store, criteria, family):
+            raise CniError(NOT_AVAILABLE, f"no free IPv{family} address: {why_exhausted(store, criteria, family)}")
+
+
+def _criteria(call: Call, node_name: str) -> Criteria:
+    """Return what pools must suit; of a namespace its name is known, as the labels Kubernetes and Calico give it."""
+    name = call.args.namespace
+    return Criteria(node_name, call.conf.ipam.pools, namespace=dict.fromkeys(NAMESPACE_NAMES, name) if name else None)
 
 
 def _owner(call: Call, node_name: str) -> Owner:

@@ -10,7 +10,7 @@ from datastore.frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import Any, Protocol
 
@@ -73,6 +73,15 @@ class Change:
     revision: int | None
 
 
+@frozen
+class Torn:
+    """A record that cannot be read: its key (empty where only its content told it), its file, and what is wrong."""
+
+    key: str
+    file: str
+    reason: str
+
+
 class Store(Protocol):
     """What allocator, plugin and tools use. Every method may raise Corrupt, Unwritable and (when it writes) Busy."""
 
@@ -99,6 +108,18 @@ class Store(Protocol):
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys that `records` would, in order, without reading the records."""
+
+    def scan(self, prefix: str, torn: Callable[[Torn], object]) -> Iterator[Record]:
+        """Yield every record below the prefix in no order, never all names in memory; `torn` is told what is damaged.
+
+        It also finds damaged records that `records` and `keys` leave out, because nothing is left to tell their keys.
+        """
+
+    def mend(self, torn: Torn, value: Json | None) -> None:
+        """Keep a damaged record where nobody looks for records, and put a value in its place, or nothing.
+
+        At no time is there neither. The damaged one may be one that can be read and makes no sense.
+        """
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold off this node's other writers: one wait instead of a storm of conflicts. Re-enterable."""

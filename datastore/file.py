@@ -2,7 +2,7 @@
 
 The file of key `/a/b/c` is `<root>/a/b/c.json` and holds `{"key":…,"revision":…,"value":…}`, where the value is
 Calico's own JSON. A write goes to a temporary file, is synced, and takes the place of the old file by rename, so a
-reader (who needs no lock) sees the old record or the new one, whole. Writers hold `<root>/.lock`.
+reader (who needs no lock) sees the old record or the new one, whole. Writers hold `<root>/.lock`, and the root itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOTDIR
 
-from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Unwritable
+from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
+from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
 from datastore.jsontext import dumps, loads
-from datastore.lock import flock, passing_flock
+from datastore.lock import directory_flock, flock, passing_flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
-LONGEST_NAME = 200  # bytes; a file name may have 255 (NAME_MAX), and a suffix follows
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:~")
 PLAIN_PATH = PLAIN | {"/"}
 
 
@@ -69,7 +68,7 @@ class FileStore:
         """Remove the record that still has this revision; raises Conflict, Missing."""
         with self.exclusive():
             self._require(key, revision)
-            self._remove(key)
+            self._unlink(self.path(key))
 
     def commit(self, *changes: Change) -> None:
         """Write several records in the order given, or none; raises Exists, Conflict, Missing.
@@ -84,7 +83,7 @@ class FileStore:
                     raise Exists(f"{change.key} is already in the datastore {self.root}")
             for change in changes:
                 if change.value is None:
-                    self._remove(change.key)
+                    self._unlink(self.path(change.key))
                 else:
                     revision = max((change.revision or 0) + 1, time.time_ns())
                     self._write(Record(change.key, change.value, revision))
@@ -99,6 +98,37 @@ class FileStore:
         """Return the keys below the prefix in order, without reading the records."""
         return sorted(filter(None, map(self._key, self._files(prefix))))
 
+    def scan(self, prefix: str, torn: Callable[[Torn], object]) -> Iterator[Record]:
+        """Yield every record below the prefix in no order; what cannot be read is told to `torn`."""
+        for path in self._files(prefix):
+            key = self._key(path)
+            try:
+                if not key and LONG not in path:
+                    continue  # a stray file
+                record = self.get(key or self._key_inside(path))
+            except (Missing, FileNotFoundError):
+                continue
+            except Corrupt as error:
+                torn(Torn(key, path, str(error)))
+                continue
+            yield record
+
+    def mend(self, torn: Torn, value: Json | None) -> None:
+        """Keep a damaged record's file below `.damaged` and put a value in its place, or nothing."""
+        path = torn.file or self.path(torn.key)
+        kept = os.path.join(self.root, ".damaged", f"{time.time_ns()}-{os.path.basename(path)}")
+        with self.exclusive():
+            try:
+                _make_directory(os.path.dirname(kept))
+                os.link(path, kept)
+                _sync_directory(os.path.dirname(kept))
+            except OSError as error:
+                raise _unusable("keep", path, error) from error
+            if value is None:
+                self._unlink(path)
+            else:
+                self._write(Record(torn.key, value, time.time_ns()))
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the datastore's lock while the body runs; re-enterable. Raises Busy, Unwritable."""
@@ -106,18 +136,19 @@ class FileStore:
             yield
             return
         path = os.path.join(self.root, ".lock")
-        try:
-            _make_directory(self.root)
-            held = self._lock(path, self._lock_seconds)
-            held.__enter__()
-        except OSError as error:
-            raise _unusable("lock", path, error) from error
-        self._depth = 1
-        try:
-            yield
-        finally:
-            self._depth = 0
-            held.__exit__(None, None, None)
+        with ExitStack() as held:
+            try:
+                _make_directory(self.root)
+                held.enter_context(self._lock(path, self._lock_seconds))
+                # The file may have been removed under a holder, who then still has the directory.
+                held.enter_context(directory_flock(self.root, self._lock_seconds))
+            except OSError as error:
+                raise _unusable("lock", path, error) from error
+            self._depth = 1
+            try:
+                yield
+            finally:
+                self._depth = 0
 
     @contextmanager
     def hold(self, name: str, seconds: float) -> Iterator[bool]:
@@ -128,7 +159,7 @@ class FileStore:
         folder = os.path.join(self.root, ".held")
         try:
             _make_directory(folder)
-            held = passing_flock(os.path.join(folder, _name(name)), seconds)
+            held = passing_flock(os.path.join(folder, name_of(name)), seconds)
             interrupted = held.__enter__()
         except OSError as error:
             raise _unusable("lock", folder, error) from error
@@ -164,11 +195,10 @@ class FileStore:
         *directories, last = key.strip("/").split("/")
         if not all((*directories, last)):
             raise ValueError(f"key {key!r} has an empty part")
-        name = _name(last) if not last.endswith(".json") else _name(last[:-5]) + "%2Ejson"
-        return os.path.join(self.root, *map(_name, directories), name + ".json")
+        name = name_of(last) if not last.endswith(".json") else name_of(last[:-5]) + "%2Ejson"
+        return os.path.join(self.root, *map(name_of, directories), name + ".json")
 
-    def _remove(self, key: str) -> None:
-        path = self.path(key)
+    def _unlink(self, path: str) -> None:
         try:
             os.unlink(path)
             _sync_directory(os.path.dirname(path))
@@ -185,7 +215,7 @@ class FileStore:
         body = {"key": record.key, "revision": record.revision, "value": record.value}
         try:
             _make_directory(os.path.dirname(path))
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = _open_new(temporary)
             try:
                 _write_all(fd, dumps(body))
                 os.fsync(fd)
@@ -197,10 +227,9 @@ class FileStore:
             raise _unusable("write", path, error) from error
         return record
 
-    def _files(self, prefix: str) -> list[str]:
-        """Return the record files below a key prefix."""
-        found = []
-        todo = [os.path.join(self.root, *map(_name, prefix.strip("/").split("/")))]
+    def _files(self, prefix: str) -> Iterator[str]:
+        """Yield the record files below a key prefix."""
+        todo = [os.path.join(self.root, *map(name_of, prefix.strip("/").split("/")))]
         while todo:
             try:
                 with os.scandir(todo.pop()) as entries:
@@ -208,12 +237,11 @@ class FileStore:
                         if entry.is_dir(follow_symlinks=False):
                             todo.append(entry.path)
                         elif entry.name.endswith(".json"):
-                            found.append(entry.path)
+                            yield entry.path
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise _unusable("list", str(error.filename), error) from error
-        return found
 
     def _key(self, path: str) -> str:
         """Return the key of a record file, from inside where the name was too long to keep; empty for a stray file."""
@@ -221,7 +249,7 @@ class FileStore:
         if len(name) <= LONGEST_NAME and PLAIN_PATH.issuperset(name) and "/." not in name and name[-5:] != ".json":
             return name  # as `path` below would find; a listing has many of these
         try:
-            key = self._key_inside(path) if "%~" in name else "/".join(map(_unquote, name.split("/")))
+            key = self._key_inside(path) if LONG in name else "/".join(map(unquoted, name.split("/")))
             return key if self.path(key) == path else ""
         except (ValueError, Corrupt, FileNotFoundError):
             return ""  # no file of ours has such a name, or the only place that told its key cannot be read
@@ -236,28 +264,6 @@ class FileStore:
             raise _unusable("read", path, error) from error
 
 
-def _name(segment: str) -> str:
-    """Return a key segment as a safe file name: odd bytes as %XX, a very long one ended by its digest."""
-    if PLAIN.issuperset(segment) and len(segment) <= LONGEST_NAME and not segment.startswith("."):
-        return segment
-    raw = segment.encode()
-    quoted = "".join(chr(byte) if chr(byte) in PLAIN else f"%{byte:02X}" for byte in raw)
-    if quoted.startswith("."):
-        quoted = "%2E" + quoted[1:]
-    if len(quoted) <= LONGEST_NAME:
-        return quoted
-    from hashlib import sha256
-
-    return f"{quoted[:100]}%~{sha256(raw).hexdigest()}"
-
-
-def _unquote(name: str) -> str:
-    if "%" not in name:
-        return name
-    first, *rest = name.encode().split(b"%")
-    return b"".join([first, *(bytes([int(part[:2], 16)]) + part[2:] for part in rest)]).decode()
-
-
 def _decode(path: str, key: str | None, data: bytes) -> Record:
     """Return the record in a file's bytes; raises Corrupt, naming the file, when it is not one."""
     try:
@@ -268,6 +274,19 @@ def _decode(path: str, key: str | None, data: bytes) -> Record:
     if not isinstance(name, str) or not isinstance(value, dict) or type(revision) is not int or name != (key or name):
         raise Corrupt(f"record file {path} is damaged: it does not hold the record of its name; restore or repair it")
     return Record(name, value, revision)
+
+
+def _open_new(path: str) -> int:
+    """Return a descriptor of a new file. One that a crash left there is never written over, but removed.
+
+    After a power cut its name may lead to a record's own file: the rename is on the disk at one end only.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, flags, 0o600)
 
 
 def _write_all(fd: int, data: bytes) -> None:

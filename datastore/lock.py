@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
+from errno import EBADF
 
 from datastore.api import Busy
 
@@ -29,6 +30,16 @@ def flock(path: str, timeout: float) -> Iterator[None]:
     Raises Busy when it could not be had within `timeout` seconds, OSError when the file cannot be opened.
     """
     fd = _acquire(path, time.monotonic() + timeout, timeout)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def directory_flock(path: str, timeout: float) -> Iterator[None]:
+    """As `flock`, for a directory itself, which nobody can remove while it has files; not kept by NFS."""
+    fd = _acquire(path, time.monotonic() + timeout, timeout, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield
     finally:
@@ -68,11 +79,11 @@ def library_lock(path: str, timeout: float) -> Iterator[None]:
         raise Busy(_busy(path, timeout)) from None
 
 
-def _acquire(path: str, deadline: float, timeout: float) -> int:
+def _acquire(path: str, deadline: float, timeout: float, flags: int = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) -> int:
     """Return a descriptor that holds the lock on the file that is at the path now."""
     pause = POLL_SECONDS
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
         try:
             while not _try(fd):
                 if time.monotonic() >= deadline:
@@ -92,6 +103,9 @@ def _try(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno != EBADF:  # NFS locks only what may be written, which no directory may
+            raise
     return True
 
 

@@ -9,9 +9,9 @@ from datastore.api import Conflict, Exists, Missing, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from datastore.api import Change, Json
+    from datastore.api import Change, Json, Torn
 
 
 class MemoryStore:
@@ -20,6 +20,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[str, tuple[str, int]] = {}
         self._revision = 0
+        self.damaged: list[str] = []
 
     def get(self, key: str) -> Record:
         """Return the record at the key; raises Missing."""
@@ -66,6 +67,16 @@ class MemoryStore:
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below the prefix in order."""
         return sorted(key for key in self._records if key.startswith(prefix))
+
+    def scan(self, prefix: str, torn: Callable[[Torn], object]) -> Iterator[Record]:
+        """Yield every record below the prefix; none is ever damaged."""
+        yield from self.records(prefix)
+
+    def mend(self, torn: Torn, value: Json | None) -> None:
+        """Put a value in the record's place, or nothing; its content is kept in `damaged`."""
+        self.damaged.append(self._records.pop(torn.key)[0])
+        if value is not None:
+            self._put(torn.key, value)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

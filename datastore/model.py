@@ -91,7 +91,7 @@ class Host:
     """What a node remembers from one assignment to the next (Calico's IPAM host record, which is empty there).
 
     boot: the boot in which allocations of earlier boots were last reclaimed.
-    room: for each family, by its number as text, the block that was last assigned from: where to look first.
+    room: for each family, and each pool asked for, the block that was last assigned from: where to look first.
     """
 
     boot: str = ""
@@ -108,9 +108,15 @@ def block_of(record: Record) -> Block:
 
 
 def block_is_full(record: Record) -> bool:
-    """Tell whether a block record says, in both its lists, that it has no free address. Nothing else is looked at."""
-    allocations = record.value.get("allocations")
-    return record.value.get("unallocated") == [] and isinstance(allocations, list) and None not in allocations
+    """Tell whether a block record says, in both its lists, that it has no free address, nor one at rest."""
+    allocations, attributes = record.value.get("allocations"), record.value.get("attributes")
+    return (
+        record.value.get("unallocated") == []
+        and isinstance(allocations, list)
+        and None not in allocations
+        and isinstance(attributes, list)
+        and not any(isinstance(item, dict) and item.get("releasedAt") for item in attributes)
+    )
 
 
 def block_json(block: Block) -> Json:

@@ -1,7 +1,8 @@
-"""Which blocks a node has: claiming one in Calico's three writes, so that a death between them can be carried on.
+"""Which blocks a node has: claiming one in Calico's three writes, and giving it up in three, each to be carried on.
 
-An affinity is `pending` before the block exists and `confirmed` after (libcalico-go
-lib/ipam/ipam_block_reader_writer.go).
+An affinity is `pending` before the block exists, `confirmed` after, and `pendingDeletion` while it is given up
+(libcalico-go lib/ipam/ipam_block_reader_writer.go). A death between two writes leaves a state that the next claim or
+release of the same block takes to its end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from contextlib import suppress
 
 from datastore import keys
-from datastore.api import Exists, Missing
+from datastore.api import Conflict, Exists, Missing
 from datastore.frozen import replace
 from datastore.model import (
     CONFIRMED,
@@ -24,50 +25,57 @@ from datastore.model import (
     block_of,
 )
 from ipam.block import check, host_affinity, new_block
-from ipam.cidr import block_at, parse_cidr
-from ipam.errors import BadRequest
-from ipam.pool import blocks
+from ipam.cidr import BITS, Cidr, parse_cidr
+from ipam.cooldown import settled
+from ipam.errors import BadRequest, Contended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from datastore.api import Record, Store
     from datastore.model import Block
-    from datastore.resources import Pool
-    from ipam.cidr import Cidr
 
 Stored = tuple["Block", int]
+ATTEMPTS = 100  # Calico: datastoreRetries
+CLAIM_TIME = "affinity_claim_time"
+OPEN_STATES = (PENDING, PENDING_DELETION)
 
 
-def own_blocks(store: Store, node: str, family: int) -> Iterator[Cidr]:
-    """Yield the CIDRs the node has or was claiming when it died, in key order."""
-    yield from _cidrs(store.keys(keys.affinities(node, family)))
+def own_blocks(store: Store, node: str, family: int) -> list[Cidr]:
+    """Return the CIDRs the node has, was claiming or was giving up when it died, in key order."""
+    return list(cidrs_of(store.keys(keys.affinities(node, family))))
 
 
-def block_cidrs(store: Store, family: int) -> set[Cidr]:
-    """Return the CIDRs of all blocks there are, without reading them."""
-    return set(_cidrs(store.keys(keys.blocks(family))))
+def block_cidrs(store: Store, family: int) -> list[Cidr]:
+    """Return the CIDRs of all blocks there are, in key order, without reading them."""
+    return list(cidrs_of(store.keys(keys.blocks(family))))
 
 
-def unclaimed(store: Store, family: int, pools: Sequence[Pool]) -> Iterator[Cidr]:
-    """Yield the blocks that share no address with any there is, also of another size: a pool may have been remade."""
-    present = block_cidrs(store, family)
-    sizes = {cidr.prefix for cidr in present}
-    for pool in pools:
-        size = pool.block_size
-        within = {block_at(cidr.address(0), size) for cidr in present if cidr.prefix >= size}
-        around = [prefix for prefix in sizes if prefix < size]
-        for cidr in blocks(pool):
-            if cidr not in within and not any(block_at(cidr.address(0), prefix) in present for prefix in around):
-                yield cidr
-
-
-def _cidrs(names: Iterable[str]) -> Iterator[Cidr]:
+def cidrs_of(names: Iterable[str]) -> Iterator[Cidr]:
     """Yield the CIDRs that keys end with; a record that is named after none is no block, and nobody will read it."""
     for key in names:
         with suppress(BadRequest):
             yield parse_cidr(keys.block_cidr(key))
+
+
+class Present:
+    """The blocks there are, to be asked which others would share an address with one: a pool may have been remade."""
+
+    def __init__(self, store: Store, family: int) -> None:
+        self._keys = set(store.keys(keys.blocks(family)))
+        self._sizes = {key.rpartition("-")[2] for key in self._keys}
+        self._ranges: list[Cidr] | None = None
+
+    def at(self, cidr: Cidr) -> Cidr | None:
+        """Return the block that shares an address with the range: the very one, else any; None when there is none."""
+        if keys.block(cidr.family, str(cidr)) in self._keys:
+            return cidr
+        if self._sizes <= {str(cidr.prefix)}:
+            return None
+        if self._ranges is None:
+            self._ranges = list(cidrs_of(self._keys))
+        return next((other for other in self._ranges if other.overlaps(cidr)), None)
 
 
 def read_block(store: Store, cidr: Cidr) -> Stored | None:
@@ -79,6 +87,15 @@ def read_block(store: Store, cidr: Cidr) -> Stored | None:
     return check(block_of(record)), record.revision
 
 
+def block_with_room(store: Store, cidr: Cidr) -> Stored | None:
+    """Return a sound block as `read_block` does, but None for one that says that it is full."""
+    try:
+        record = store.get(keys.block(cidr.family, str(cidr)))
+    except Missing:
+        return None
+    return None if block_is_full(record) else (check(block_of(record)), record.revision)
+
+
 def is_full(store: Store, cidr: Cidr) -> bool:
     """Tell cheaply whether a block is there and has no free address: a node with many pods has many such blocks."""
     try:
@@ -88,11 +105,12 @@ def is_full(store: Store, cidr: Cidr) -> bool:
 
 
 def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:
-    """Make the block the node's, carrying on from where an earlier claim stopped; None when it is somebody else's."""
+    """Make the block the node's, carrying on from where an earlier claim stopped; None when it is somebody else's.
+
+    Raises Conflict, Exists or Missing when another writer was faster: try again.
+    """
     pending = _pending(store, node, cidr)
     affinity = affinity_of(pending)
-    if affinity.state == PENDING_DELETION:
-        return None
     stored = read_block(store, cidr) or _create(store, node, cidr)
     if stored[0].affinity != host_affinity(node):
         store.delete(pending.key, pending.revision)
@@ -103,19 +121,90 @@ def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:
 
 
 def _pending(store: Store, node: str, cidr: Cidr) -> Record:
+    """Return the affinity's record, made if there is none; one that is being given up is taken back."""
     key = keys.affinity(node, cidr.family, str(cidr))
     try:
-        return store.get(key)
+        record = store.get(key)
     except Missing:
         return store.create(key, affinity_json(Affinity(PENDING)))
+    affinity = affinity_of(record)
+    if affinity.state == PENDING_DELETION:
+        return store.update(key, affinity_json(replace(affinity, state=PENDING)), record.revision)
+    return record
 
 
 def _create(store: Store, node: str, cidr: Cidr) -> Stored:
     now = time.time_ns()
     claimed_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now // 10**9))
     block = new_block(cidr, node, now, claimed_at)
+    return block, store.create(keys.block(cidr.family, str(cidr)), block_json(block)).revision
+
+
+def claim_range(store: Store, node: str, within: Cidr, block_size: int) -> tuple[list[Cidr], list[Cidr]]:
+    """Claim every block of a range; return those that are the node's now, and those that others have.
+
+    Raises BadRequest when the range is smaller than a block (Calico: ClaimAffinity), Contended.
+    """
+    if within.prefix > block_size:
+        raise BadRequest(f"{within} is smaller than a block (/{block_size})")
+    claimed: list[Cidr] = []
+    failed: list[Cidr] = []
+    with store.exclusive():
+        present = Present(store, within.family)
+        for first in range(within.first, within.last + 1, 1 << (BITS[within.family] - block_size)):
+            cidr = Cidr(within.family, first, block_size)
+            free = present.at(cidr) in (None, cidr)
+            (claimed if free and _claim_surely(store, node, cidr) else failed).append(cidr)
+    return claimed, failed
+
+
+def _claim_surely(store: Store, node: str, cidr: Cidr) -> bool:
+    for _ in range(ATTEMPTS):
+        try:
+            return claim(store, node, cidr) is not None
+        except (Conflict, Exists, Missing):
+            continue
+    raise Contended(f"block {cidr} kept changing under {ATTEMPTS} attempts to claim it; try again")
+
+
+def give_up(store: Store, node: str, cidr: Cidr, require_empty: bool = False, cooldown: int = 0) -> bool:
+    """Take a block from a node: an empty one is removed, another is nobody's from then on. Tell whether it was done.
+
+    With require_empty a block that has an address in use or at rest stays the node's. An affinity whose block is gone
+    or another's is stale and removed. Raises Contended, Corrupt.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            return _give_up(store, node, cidr, require_empty, cooldown)
+        except (Conflict, Exists, Missing):
+            continue
+    raise Contended(f"block {cidr} kept changing under {ATTEMPTS} attempts to take it from node {node}; try again")
+
+
+def _give_up(store: Store, node: str, cidr: Cidr, require_empty: bool, cooldown: int) -> bool:
+    key = keys.affinity(node, cidr.family, str(cidr))
     try:
-        return block, store.create(keys.block(cidr.family, str(cidr)), block_json(block)).revision
-    except Exists:
-        record = store.get(keys.block(cidr.family, str(cidr)))
-        return check(block_of(record)), record.revision
+        record = store.get(key)
+    except Missing:
+        return False
+    stored = read_block(store, cidr)
+    if stored is None or stored[0].affinity != host_affinity(node):
+        store.delete(key, record.revision)
+        return True
+    block, revision = settled(stored[0], cooldown), stored[1]
+    if block.attributes and require_empty:
+        return False
+    leaving = store.update(key, affinity_json(replace(affinity_of(record), state=PENDING_DELETION)), record.revision)
+    disown(store, block, revision)
+    store.delete(key, leaving.revision)
+    return True
+
+
+def disown(store: Store, block: Block, revision: int) -> None:
+    """Make a block nobody's; an empty one is removed. Raises Conflict, Missing."""
+    key = keys.block(parse_cidr(block.cidr).family, block.cidr)
+    if not block.attributes:
+        store.delete(key, revision)
+        return
+    extra = {name: value for name, value in block.extra.items() if name != CLAIM_TIME}
+    store.update(key, block_json(replace(block, affinity=None, sequence=block.sequence + 1, extra=extra)), revision)

@@ -1,33 +1,39 @@
-"""Giving addresses: the staircase from a node's own blocks to a newly claimed one, and addresses asked for by name.
-
-Borrowing from other nodes' blocks is the next step of the staircase (`_steps`).
-"""
+"""Giving addresses: any from the staircase of blocks (ipam/staircase.py), and those asked for by name."""
 
 from __future__ import annotations
 
-from itertools import chain
-
 from datastore import keys
-from datastore.api import Conflict, Exists, Missing
+from datastore.api import Change, Conflict, Exists, Missing
 from datastore.frozen import frozen
 from datastore.model import Attribute, block_json
 from datastore.undo import Undo
-from ipam.affinity import block_cidrs, claim, is_full, own_blocks, read_block, unclaimed
-from ipam.block import give, held
-from ipam.cidr import block_at, parse_cidr
-from ipam.count import ATTEMPTS, set_count
-from ipam.errors import BadRequest, Contended, Exhausted
+from ipam import configuration
+from ipam.affinity import ATTEMPTS, Present, claim, read_block
+from ipam.block import give, held_of, host_affinity
+from ipam.cidr import BITS, block_at, parse_cidr
+from ipam.cooldown import settled
+from ipam.count import count_change
+from ipam.errors import BadRequest, BlockLimit, Contended, Exhausted
+from ipam.find import held_by_handle
 from ipam.handle import Assigned
-from ipam.pool import all_pools, pool_of_address, seed_default_pools, usable
+from ipam.pool import (
+    WORKLOAD,
+    Criteria,
+    all_pools,
+    pool_of_address,
+    refusal,
+    refusal_of_use,
+    seed_default_pools,
+)
 from ipam.release import take_back
+from ipam.staircase import Plan, Room, plan_of, remember, steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from datastore.api import Store
     from datastore.resources import Pool
-    from ipam.affinity import Stored
     from ipam.cidr import Address, Cidr
     from ipam.handle import Owner
 
@@ -36,9 +42,12 @@ LOST_RACE = (Conflict, Exists, Missing)  # another writer was faster: look again
 
 @frozen
 class Request:
-    """What one attachment needs: these very addresses, and one of each family they leave out, from the pools named.
+    """What an owner needs: these very addresses, and `count` of each family they leave out, from the pools named.
 
-    env and host_networks are what the default pools of a new datastore are made from (ipam/pool.py).
+    use, namespace: what the pools must suit (ipam/pool.py, Criteria); "" asks for no use, for addresses by name only.
+    block_limit: most blocks the node may have for it, 0 for what is configured; handle_limit: most addresses of one
+    family that the handle may hold, 0 for any number (Calico: MaxBlocksPerHost, MaxAllocToHandlePerIPVersion).
+    env and host_networks are what the default pools of a new datastore are made from.
     """
 
     node: str
@@ -48,12 +57,30 @@ class Request:
     pools: Mapping[int, Sequence[str]] = {}
     env: Mapping[str, str] = {}
     host_networks: Callable[[], Iterable[str]] = tuple
+    count: int = 1
+    use: str = WORKLOAD
+    namespace: Mapping[str, str] | None = None
+    block_limit: int = 0
+    handle_limit: int = 0
+
+    @property
+    def criteria(self) -> Criteria:
+        """What the pools must suit."""
+        return Criteria(self.node, self.pools, self.use, self.namespace)
+
+
+@frozen
+class Filled:
+    """What a request for any addresses of a family was given, and why it was not all; None when it was."""
+
+    assigned: tuple[Assigned, ...]
+    shortfall: Exhausted | None
 
 
 def assign(store: Store, request: Request) -> tuple[Assigned, ...]:
     """Give the owner all the addresses requested, or none.
 
-    Raises BadRequest, Exhausted, AddressInUse, Contended, or a StoreError.
+    Raises BadRequest, Exhausted (BlockLimit), AddressInUse, Contended, or a StoreError.
     """
     asked = {address.family for address in request.addresses}
     # Before the lock: making the default pools of a new datastore looks at the host's routes, which takes its time.
@@ -65,91 +92,173 @@ def assign(store: Store, request: Request) -> tuple[Assigned, ...]:
             undo.push(take_back, store, given[-1])
         for family in request.families:
             if family not in asked:
-                given.append(_assign_any(store, request, family, pools[family]))
-                undo.push(take_back, store, given[-1])
+                filled = _fill(store, request, family, pools[family])
+                for item in filled.assigned:
+                    undo.push(take_back, store, item)
+                given += filled.assigned
+                if filled.shortfall:
+                    raise filled.shortfall
     return tuple(given)
 
 
-def _assign_any(store: Store, request: Request, family: int, pools: Sequence[Pool]) -> Assigned:
-    """Give the first free address that the staircase leads to."""
-    chosen = usable(pools, request.pools.get(family, ()), family)
-    for _ in range(ATTEMPTS):
-        try:
-            found = next(_steps(store, request.node, family, chosen), None)
-            if found:
-                return _take(store, request, found, found[0].unallocated[0])
-        except LOST_RACE:
-            continue
-        from ipam.usage import why_exhausted
+def auto_assign(store: Store, request: Request, family: int) -> Filled:
+    """Give the owner as many addresses of one family as there are, up to `request.count` (Calico: AutoAssign).
 
-        raise Exhausted(why_exhausted(store, request.node, family, pools, chosen))
-    raise Contended(f"blocks of node {request.node} kept changing under {ATTEMPTS} attempts to assign; try again")
+    Raises BadRequest, Contended, or a StoreError.
+    """
+    pools = _pools(store, request, family)
+    with store.exclusive():
+        return _fill(store, request, family, pools)
 
 
-def _steps(store: Store, node: str, family: int, pools: Sequence[Pool]) -> Iterator[Stored]:
-    """Yield blocks with room, best first: the node's own, then blocks nobody has claimed, in pool order."""
-    ranges = [parse_cidr(pool.cidr) for pool in pools]
-    own = (cidr for cidr in own_blocks(store, node, family) if any(cidr in whole for whole in ranges))
-    with_room = (cidr for cidr in own if not is_full(store, cidr))
-    for cidr in chain(with_room, unclaimed(store, family, pools)):
-        stored = claim(store, node, cidr)
-        if stored and stored[0].unallocated:
-            yield stored
+def ensure_block(store: Store, request: Request, family: int) -> Cidr:
+    """Return a block of the node's that has room, claimed if there is none (Calico: EnsureBlock).
+
+    Raises BadRequest, Exhausted, Contended, or a StoreError.
+    """
+    pools = _pools(store, request, family)
+    with store.exclusive():
+        plan = plan_of(store, request.criteria, family, pools, request.block_limit)
+        for _ in range(ATTEMPTS):
+            try:
+                for room in steps(store, plan):
+                    if room.block.affinity == host_affinity(request.node):
+                        return parse_cidr(room.block.cidr)
+            except LOST_RACE:
+                continue
+            raise _exhausted(store, request, plan, 0)
+    raise Contended(_kept_changing(f"blocks of node {request.node}", "find one with room"))
+
+
+def _fill(store: Store, request: Request, family: int, pools: Sequence[Pool]) -> Filled:
+    """Walk the staircase until the count is reached; a race that is lost begins it anew."""
+    plan = plan_of(store, request.criteria, family, pools, request.block_limit)
+    wanted = request.count - _above_limit(store, request, family)
+    given: list[Assigned] = []
+    with Undo() as undo:
+        for _ in range(ATTEMPTS):
+            try:
+                shortfall = _climb(store, request, plan, wanted, given, undo)
+                return Filled(tuple(given), shortfall)
+            except LOST_RACE:
+                continue
+        raise Contended(_kept_changing(f"blocks of node {plan.node}", "assign"))
+
+
+def _climb(
+    store: Store, request: Request, plan: Plan, wanted: int, given: list[Assigned], undo: Undo
+) -> Exhausted | None:
+    """Take from one block after the other until all that is wanted was given; return why it was not."""
+    try:
+        for room in steps(store, plan) if wanted else ():
+            for item in _take(store, request, room, room.ordinals[: wanted - len(given)]):
+                undo.push(take_back, store, item)
+                given.append(item)
+            if room.block.affinity == host_affinity(plan.node):
+                remember(store, plan, given[-1].block)
+            if len(given) == wanted:
+                break
+    except BlockLimit as limit:
+        return BlockLimit(_short(plan.family, request, len(given), str(limit)))
+    if wanted < request.count:
+        return _handle_is_full(request, plan.family, len(given))
+    return None if len(given) == wanted else _exhausted(store, request, plan, len(given))
+
+
+def _exhausted(store: Store, request: Request, plan: Plan, given: int) -> Exhausted:
+    from ipam.usage import why_exhausted
+
+    return Exhausted(_short(plan.family, request, given, why_exhausted(store, request.criteria, plan.family)))
+
+
+def _short(family: int, request: Request, given: int, why: str) -> str:
+    return f"no free IPv{family} address (assigned {given} out of {request.count} requested): {why}"
+
+
+def _above_limit(store: Store, request: Request, family: int) -> int:
+    """Return how many of the addresses requested the handle may not have."""
+    if not request.handle_limit:
+        return 0
+    held_now = len(held_by_handle(store, request.owner.handle_id, family))
+    return min(request.count, max(0, held_now + request.count - request.handle_limit))
+
+
+def _handle_is_full(request: Request, family: int, given: int) -> Exhausted:
+    why = f"handle {request.owner.handle_id} may hold at most {request.handle_limit} of a family, and does"
+    return Exhausted(_short(family, request, given, why))
 
 
 def _assign_address(store: Store, request: Request, address: Address, pools: Sequence[Pool]) -> Assigned:
     """Give this very address (Calico: AssignIP); its block is claimed for the node when nobody has it."""
+    pool = _pool_for(request, address, pools)
+    if _above_limit(store, request, address.family) >= request.count:
+        raise _handle_is_full(request, address.family, 0)
+    cidr, config = _block_for(store, address, pool), configuration.load(store)
+    for _ in range(ATTEMPTS):
+        try:
+            stored = read_block(store, cidr) or claim(store, request.node, cidr)
+            if stored is None:
+                continue
+            block = settled(stored[0], config.cooldown_seconds)
+            if config.strict_affinity and block.affinity != host_affinity(request.node):
+                raise BadRequest(f"address {address} cannot be given: its block {cidr} is not node {request.node}'s, "
+                                 "and affinity is strict; ask for another, or turn strictAffinity off")
+            ordinal = address.number - cidr.first
+            return _take(store, request, Room(block, stored[1], [ordinal]), [ordinal], requested=True)[0]
+        except LOST_RACE:
+            continue
+    raise Contended(_kept_changing(f"block {cidr}", f"assign {address}"))
+
+
+def _pool_for(request: Request, address: Address, pools: Sequence[Pool]) -> Pool:
+    """Return the pool an address asked for lies in; raises BadRequest when nothing may be assigned from it."""
     pool = pool_of_address(pools, address)
     if pool is None:
         known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
         raise BadRequest(f"address {address} is in no pool; IPv{address.family} pools are: {known}")
-    if pool.disabled:
-        raise BadRequest(f"address {address} is in pool {pool.name}, which is disabled; enable it or ask for another")
-    if pool.allowed_uses and "Workload" not in pool.allowed_uses:
-        raise BadRequest(f"address {address} is in pool {pool.name}, which is not for workloads (allowedUses)")
-    cidr = _block_for(store, address, pool)
-    for _ in range(ATTEMPTS):
-        try:
-            stored = read_block(store, cidr) or claim(store, request.node, cidr)
-            if stored:
-                return _take(store, request, stored, address.number - cidr.first, requested=True)
-        except LOST_RACE:
-            continue
-        if not read_block(store, cidr):
-            raise BadRequest(f"address {address} cannot be given: node {request.node} is giving its block {cidr} up")
-    raise Contended(f"block {cidr} kept changing under {ATTEMPTS} attempts to assign {address}; try again")
+    reason = refusal(pool) or (refusal_of_use(pool, request.use) if request.use else None)
+    if reason:
+        raise BadRequest(f"address {address} is in pool {pool.name}, which is {reason}; ask for another")
+    return pool
 
 
 def _block_for(store: Store, address: Address, pool: Pool) -> Cidr:
     """Return the block that has the address, of whatever size it is; else the one the pool would cut for it."""
-    wanted, present = block_at(address, pool.block_size), block_cidrs(store, address.family)
-    for cidr in present:
-        if address in cidr:
-            return cidr
-    for cidr in present:
-        if cidr in wanted:
-            raise BadRequest(f"address {address} cannot be given: its block {wanted} would overlap the present block "
-                             f"{cidr}, which was cut when the pool had another block size")
-    return wanted
+    wanted, present = block_at(address, pool.block_size), Present(store, address.family)
+    found = present.at(block_at(address, BITS[address.family]))
+    overlapping = None if found else present.at(wanted)
+    if overlapping:
+        raise BadRequest(f"address {address} cannot be given: its block {wanted} would overlap the present block "
+                         f"{overlapping}, which was cut when the pool had another block size")
+    return found or wanted
 
 
-def _take(store: Store, request: Request, stored: Stored, ordinal: int, requested: bool = False) -> Assigned:
-    """Write one allocation: the handle first, so that no address is held without one. Raises LOST_RACE errors."""
-    block, revision = stored
-    owner, cidr = request.owner, parse_cidr(block.cidr)
-    updated = give(block, ordinal, Attribute(owner.handle_id, owner.attributes))
-    given = Assigned(cidr.address(ordinal), cidr, owner.handle_id, block.sequence, requested)
+def _take(
+    store: Store, request: Request, room: Room, ordinals: Sequence[int], requested: bool = False
+) -> list[Assigned]:
+    """Write allocations from one block: the handle first, so that no address is held without one.
+
+    Raises AddressInUse and LOST_RACE errors.
+    """
+    block, owner, cidr = room.block, request.owner, parse_cidr(room.block.cidr)
+    updated = give(block, ordinals, Attribute(owner.handle_id, owner.attributes))
+    given = [Assigned(cidr.address(at), cidr, owner.handle_id, block.sequence, requested) for at in ordinals]
+    counted = count_change(store, owner.handle_id, block.cidr, len(held_of(updated, owner.handle_id)))
+    written = Change(keys.block(cidr.family, block.cidr), block_json(updated), room.revision)
     with Undo() as undo:
-        undo.push(take_back, store, given)  # also for a write that was made, but answered with an error
-        set_count(store, owner.handle_id, block.cidr, len(held(updated, lambda item: item.handle == owner.handle_id)))
-        store.update(keys.block(cidr.family, block.cidr), block_json(updated), revision)
+        for item in given:
+            undo.push(take_back, store, item)  # also for a write that was made, but answered with an error
+        store.commit(*filter(None, (counted, written)))
     return given
 
 
 def _pools(store: Store, request: Request, family: int) -> list[Pool]:
-    """Return the family's pools, after making the default one where there is none yet."""
     pools = all_pools(store, family)
-    if not pools:
-        seed_default_pools(store, request.env, (family,), request.host_networks)
-        pools = all_pools(store, family)  # also where another process made it meanwhile
-    return pools
+    if pools:
+        return pools
+    seed_default_pools(store, request.env, [family], request.host_networks)
+    return all_pools(store, family)
+
+
+def _kept_changing(what: str, to_do: str) -> str:
+    return f"{what} kept changing under {ATTEMPTS} attempts to {to_do}; try again"

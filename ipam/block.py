@@ -14,7 +14,7 @@ from ipam.errors import AddressInUse, BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ipam.cidr import Cidr
 
@@ -68,44 +68,73 @@ def _fault(size: int, allocated: set[int], free: set[int]) -> str:
     return "an ordinal is there twice, or is out of range, or belongs to no owner"
 
 
-def give(block: Block, ordinal: int, attribute: Attribute) -> Block:
-    """Return the block with the ordinal given to the owner; raises AddressInUse, naming who holds it."""
-    if ordinal not in block.unallocated:
-        address = parse_cidr(block.cidr).address(ordinal)
-        raise AddressInUse(f"address {address} is in use by {describe(owner_of(block, ordinal))}")
+def give(block: Block, ordinals: Sequence[int], attribute: Attribute) -> Block:
+    """Return the block with the ordinals given to the owner; raises AddressInUse, naming who holds one."""
+    for ordinal in ordinals:
+        if ordinal not in block.unallocated:
+            address = parse_cidr(block.cidr).address(ordinal)
+            raise AddressInUse(f"address {address} is in use by {describe(owner_of(block, ordinal))}")
     attributes = block.attributes
     if attribute not in attributes:
         attributes = (*attributes, attribute)
-    allocations = list(block.allocations)
-    allocations[ordinal] = attributes.index(attribute)
     return replace(
-        block,
-        allocations=tuple(allocations),
-        unallocated=tuple(free for free in block.unallocated if free != ordinal),
+        _pointed(block, ordinals, attributes.index(attribute)),
+        unallocated=tuple(free for free in block.unallocated if free not in ordinals),
         attributes=attributes,
         sequence=block.sequence + 1,
-        allocation_sequence={**block.allocation_sequence, ordinal: block.sequence},
+        allocation_sequence={**block.allocation_sequence, **dict.fromkeys(ordinals, block.sequence)},
     )
 
 
-def free(block: Block, ordinals: Iterable[int]) -> Block:
-    """Return the block with these allocated ordinals at the end of the queue, and owners of nothing left out."""
+def free(block: Block, ordinals: Iterable[int], resting_since: str = "") -> Block:
+    """Return the block with these allocated ordinals free: at the end of the queue, or at rest since that time.
+
+    Owners of nothing are left out. An ordinal at rest points to an owner that has nothing but `released_at` (Calico).
+    """
     freed = sorted(set(ordinals))
-    allocations = [None if ordinal in freed else owner for ordinal, owner in enumerate(block.allocations)]
-    used = sorted({owner for owner in allocations if owner is not None})
+    block = replace(block, sequence=block.sequence + 1)
+    if not resting_since:
+        return _emptied(block, freed)
+    resting = Attribute(None, {}, released_at=resting_since)
+    attributes = block.attributes if resting in block.attributes else (*block.attributes, resting)
+    return _compacted(replace(_pointed(block, freed, attributes.index(resting)), attributes=attributes))
+
+
+def rested(block: Block, until: Callable[[str], bool]) -> Block:
+    """Return the block with the ordinals free whose rest is over, as told for the time it began."""
+    over = {index for index, item in enumerate(block.attributes) if item.released_at and until(item.released_at)}
+    return _emptied(block, [ordinal for ordinal, index in enumerate(block.allocations) if index in over])
+
+
+def _pointed(block: Block, ordinals: Iterable[int], index: int | None) -> Block:
+    """Return the block with the ordinals allocated to the owner of this index, or to none."""
+    allocations = list(block.allocations)
+    for ordinal in ordinals:
+        allocations[ordinal] = index
+    return replace(block, allocations=tuple(allocations))
+
+
+def _emptied(block: Block, freed: Collection[int]) -> Block:
+    return _compacted(replace(
+        _pointed(block, freed, None),
+        unallocated=(*block.unallocated, *freed),
+        allocation_sequence={at: number for at, number in block.allocation_sequence.items() if at not in freed},
+    ))
+
+
+def _compacted(block: Block) -> Block:
+    """Return the block without owners that nothing points to."""
+    used = sorted({owner for owner in block.allocations if owner is not None})
     renumbered = {old: new for new, old in enumerate(used)}
     return replace(
         block,
-        allocations=tuple(None if owner is None else renumbered[owner] for owner in allocations),
-        unallocated=(*block.unallocated, *freed),
+        allocations=tuple(None if owner is None else renumbered[owner] for owner in block.allocations),
         attributes=tuple(block.attributes[owner] for owner in used),
-        sequence=block.sequence + 1,
-        allocation_sequence={at: number for at, number in block.allocation_sequence.items() if at not in freed},
     )
 
 
 def owner_of(block: Block, ordinal: int) -> Attribute | None:
-    """Return who holds an ordinal, or None when it is free."""
+    """Return who holds an ordinal, or None when nobody does; one at rest is "held" by its `released_at`."""
     index = block.allocations[ordinal]
     return None if index is None else block.attributes[index]
 
@@ -116,10 +145,17 @@ def held(block: Block, wanted: Callable[[Attribute], bool]) -> list[int]:
     return [ordinal for ordinal, owner in enumerate(block.allocations) if owner in matching]
 
 
+def held_of(block: Block, handle_id: str) -> list[int]:
+    """Return the ordinals that a handle holds."""
+    return held(block, lambda attribute: attribute.handle == handle_id)
+
+
 def describe(attribute: Attribute | None) -> str:
     """Name an owner for a person: the pod if it is known, the container and interface, else the handle."""
     if attribute is None:
         return "nobody"
+    if attribute.released_at:
+        return f"nobody: it rests since it was released at {attribute.released_at} (ipCooldownSeconds)"
     owner = attribute.owner
     pod = f"pod {owner.get('namespace', '?')}/{owner['pod']} " if owner.get("pod") else ""
     if owner.get("container"):

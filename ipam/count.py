@@ -1,20 +1,22 @@
-"""Keeping a handle's count of a block equal to what the block holds."""
+"""Keeping a handle's count of a block equal to what the block holds.
+
+Both are written in one commit wherever a block changes. What a death between the two left on a store that writes one
+after the other is a count that is too high, and the next change of that block by that handle sets it right.
+"""
 
 from __future__ import annotations
 
 from datastore import keys
-from datastore.api import Conflict, Corrupt, Exists, Missing
+from datastore.api import Change, Corrupt, Missing
 from datastore.model import Handle, handle_json, handle_of
 from ipam.cidr import parse_cidr
-from ipam.errors import BadRequest, Contended
+from ipam.errors import BadRequest
 from ipam.handle import with_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datastore.api import Store
     from ipam.cidr import Cidr
-
-ATTEMPTS = 100  # Calico: datastoreRetries
 
 
 def handle_blocks(store: Store, handle_id: str) -> list[Cidr]:
@@ -29,28 +31,16 @@ def handle_blocks(store: Store, handle_id: str) -> list[Cidr]:
         raise Corrupt(f"record {record.key} names a block that is none: {error}; repair it") from error
 
 
-def set_count(store: Store, handle_id: str, cidr: str, count: int) -> None:
-    """Record that the handle holds `count` addresses in the block; a handle that holds none at all is removed.
+def count_change(store: Store, handle_id: str, cidr: str, count: int) -> Change | None:
+    """Return the write that makes the handle hold `count` addresses in the block; None when there is nothing to write.
 
-    Raises Contended when other writers never let it through.
+    A handle that holds none at all is removed. Raises Corrupt.
     """
     key = keys.handle(handle_id)
-    for _ in range(ATTEMPTS):
-        try:
-            record = store.get(key)
-        except Missing:
-            record = None
-        old = handle_of(record) if record else Handle(handle_id, {})
-        new = with_count(old, cidr, count)
-        try:
-            if record is None:
-                if new.blocks:
-                    store.create(key, handle_json(new))
-            elif not new.blocks:
-                store.delete(key, record.revision)
-            elif new != old:
-                store.update(key, handle_json(new), record.revision)
-        except (Conflict, Exists, Missing):
-            continue
-        return
-    raise Contended(f"handle {handle_id} kept changing under {ATTEMPTS} attempts to write it; try again")
+    try:
+        record = store.get(key)
+    except Missing:
+        new = with_count(Handle(handle_id, {}), cidr, count)
+        return Change(key, handle_json(new), None) if new.blocks else None
+    new = with_count(handle_of(record), cidr, count)
+    return Change(key, handle_json(new) if new.blocks else None, record.revision)

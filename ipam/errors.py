@@ -21,3 +21,11 @@ class AddressInUse(IpamError):
 
 class Contended(IpamError):
     """Other writers kept changing the same records; trying again later is right."""
+
+
+class BlockLimit(Exhausted):
+    """The node has as many blocks as it may have, and they are full."""
+
+
+class Changed(IpamError):
+    """What was to be released is not what it was any more: another sequence number or handle. Nothing was released."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 from datastore import keys
-from datastore.api import Corrupt, Exists
+from datastore.api import Corrupt, Exists, Missing
 from datastore.frozen import frozen
-from datastore.resources import pool_of
-from ipam.cidr import BITS, Cidr, parse_cidr
+from datastore.resources import node_labels_of, pool_of
+from ipam.cidr import Cidr, parse_cidr
 from ipam.errors import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from datastore.api import Json, Store
     from datastore.resources import Pool
@@ -24,6 +24,9 @@ FALLBACK_CIDRS = tuple(f"172.{second}.0.0/16" for second in range(16, 32))  # Ca
 BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
 DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
 RESERVED = ("169.254.0.0/16", "fe80::/10")
+EVERY = "all()"
+WORKLOAD = "Workload"
+USES = {WORKLOAD: "workloads", "Tunnel": "tunnels", "LoadBalancer": "load balancers"}
 MODES = {"": "Never", "off": "Never", "never": "Never", "crosssubnet": "CrossSubnet", "always": "Always"}
 
 
@@ -45,54 +48,91 @@ def _sound(pool: Pool) -> Pool:
     return pool
 
 
-def usable(pools: Sequence[Pool], requested: Sequence[str], family: int) -> list[Pool]:
-    """Return the pools to assign from: those requested by name or CIDR, else every enabled one for automatic use.
+@frozen
+class Criteria:
+    """What a pool must suit: the node, the pools named per family, the use, and the labels of the pod's namespace.
 
-    Selectors do not bind a request (Calico: determinePools). Raises BadRequest for a requested pool that cannot serve.
+    namespace None means that the pod is in none that is known: no namespaceSelector matches it.
     """
-    if not requested:
-        return [pool for pool in pools if why_not(pool) is None]
-    chosen = []
-    for wanted in requested:
-        match = [pool for pool in pools if wanted in (pool.name, pool.cidr)]
-        if not match:
-            known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
-            raise BadRequest(f'requested IPv{family} pool "{wanted}" does not exist; IPv{family} pools are: {known}')
-        if match[0].disabled:
-            raise BadRequest(f'requested pool "{wanted}" is disabled')
-        chosen.extend(match)
-    return chosen
+
+    node: str
+    requested: Mapping[int, Sequence[str]] = {}
+    use: str = WORKLOAD
+    namespace: Mapping[str, str] | None = None
 
 
-def why_not(pool: Pool) -> str | None:
-    """Return why a pool is not used unless a request names it, or None when it is."""
-    if pool.disabled:
-        return "disabled"
+def usable(store: Store, pools: Sequence[Pool], criteria: Criteria, family: int) -> list[Pool]:
+    """Return the pools to assign from: those requested by name or CIDR, else every one that suits (`why_not`).
+
+    Selectors and assignmentMode do not bind a request, allowedUses does (Calico: determinePools). Raises BadRequest
+    for a requested pool that cannot serve, Corrupt.
+    """
+    requested = criteria.requested.get(family, ())
+    if requested:
+        return [_requested(pools, wanted, family, criteria.use) for wanted in dict.fromkeys(requested)]
+    return [pool for pool in pools if why_not(store, pool, criteria) is None]
+
+
+def _requested(pools: Sequence[Pool], wanted: str, family: int, use: str) -> Pool:
+    pool = next((pool for pool in pools if wanted in (pool.name, pool.cidr)), None)
+    if pool is None:
+        known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
+        raise BadRequest(f'requested IPv{family} pool "{wanted}" does not exist; IPv{family} pools are: {known}')
+    reason = refusal(pool) or refusal_of_use(pool, use)
+    if reason:
+        raise BadRequest(f'requested pool "{wanted}" cannot be used: {reason}')
+    return pool
+
+
+def refusal(pool: Pool) -> str | None:
+    """Return why nothing at all may be assigned from a pool, or None."""
+    return "disabled" if pool.disabled else pool.refusal or None
+
+
+def refusal_of_use(pool: Pool, use: str) -> str | None:
+    """Return why a pool is not for this use, or None (Calico: allowedUses; none means Workload and Tunnel)."""
+    if use in (pool.allowed_uses or (WORKLOAD, "Tunnel")):
+        return None
+    return f"not for {USES.get(use, use)} (allowedUses)"
+
+
+def why_not(store: Store, pool: Pool, criteria: Criteria) -> str | None:
+    """Return why a pool is not used unless a request names it, or None when it is. Raises Corrupt."""
+    reason = refusal(pool)
+    if reason:
+        return reason
     if pool.assignment_mode != "Automatic":
         return f"assignmentMode {pool.assignment_mode}"
-    if pool.allowed_uses and "Workload" not in pool.allowed_uses:
-        return "not for workloads (allowedUses)"
-    if pool.node_selector != "all()" or pool.namespace_selector:
-        return "selectors other than all() are not evaluated by this release"
-    return None
+    if not selects_node(store, pool, criteria.node):
+        return f"nodeSelector {pool.node_selector} does not match node {criteria.node}"
+    if pool.namespace_selector and not _matches(pool, pool.namespace_selector, criteria.namespace):
+        return f"namespaceSelector {pool.namespace_selector} does not match the pod's namespace"
+    return refusal_of_use(pool, criteria.use)
+
+
+def selects_node(store: Store, pool: Pool, node: str) -> bool:
+    """Tell whether a pool's nodeSelector matches a node, whose labels are its Node resource's. Raises Corrupt."""
+    if pool.node_selector == EVERY:
+        return True
+    try:
+        labels = node_labels_of(store.get(keys.node(node)))
+    except Missing:
+        labels = {}
+    return _matches(pool, pool.node_selector, labels)
+
+
+def _matches(pool: Pool, selector: str, labels: Mapping[str, str] | None) -> bool:
+    from ipam.selector import parse  # most pools have none
+
+    try:
+        return labels is not None and parse(selector)(labels)
+    except BadRequest as error:
+        raise Corrupt(f"pool {pool.name} has a selector that cannot be read: {error}; correct it") from error
 
 
 def pool_of_address(pools: Iterable[Pool], address: Address) -> Pool | None:
     """Return the pool that an address lies in."""
     return next((pool for pool in pools if address in parse_cidr(pool.cidr)), None)
-
-
-def blocks(pool: Pool) -> Iterator[Cidr]:
-    """Yield the CIDRs of all blocks the pool can be cut into, from its start."""
-    whole = parse_cidr(pool.cidr)
-    size = 1 << (BITS[whole.family] - pool.block_size)
-    for first in range(whole.first, whole.last + 1, size):
-        yield Cidr(whole.family, first, pool.block_size)
-
-
-def block_count(pool: Pool) -> int:
-    """Return how many blocks the pool can be cut into."""
-    return 1 << (pool.block_size - parse_cidr(pool.cidr).prefix)
 
 
 def seed_default_pools(

@@ -1,84 +1,54 @@
-"""How full pools and blocks are."""
+"""Whether an address is to be had, and why not."""
 
 from __future__ import annotations
 
-from datastore import keys
-from datastore.frozen import frozen
-from datastore.model import block_of
-from ipam.affinity import own_blocks, read_block, unclaimed
-from ipam.block import check, host_affinity
-from ipam.cidr import parse_cidr
-from ipam.pool import all_pools, block_count, usable, why_not
+from ipam import configuration
+from ipam.block import host_affinity
+from ipam.pool import all_pools, usable, why_not
+from ipam.staircase import has_step, plan_of
+from ipam.utilization import pool_usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from datastore.api import Store
     from datastore.resources import Pool
+    from ipam.pool import Criteria
+    from ipam.utilization import PoolUsage
 
 
-@frozen
-class BlockUsage:
-    """A block: whose it is, how many addresses it has and how many are in use."""
-
-    cidr: str
-    affinity: str | None
-    total: int
-    in_use: int
+def has_room(store: Store, criteria: Criteria, family: int) -> bool:
+    """Tell whether an assignment would find a free address. Raises BadRequest, Corrupt; writes nothing."""
+    return has_step(store, plan_of(store, criteria, family, all_pools(store, family)))
 
 
-@frozen
-class PoolUsage:
-    """A pool: how many addresses and blocks it can have, how many addresses are in use, and its present blocks."""
-
-    name: str
-    cidr: str
-    total: int
-    in_use: int
-    block_limit: int
-    blocks: tuple[BlockUsage, ...]
-
-
-def pool_usage(store: Store, pool: Pool) -> PoolUsage:
-    """Return how full one pool is. Raises Corrupt."""
-    whole = parse_cidr(pool.cidr)
-    used = tuple(item for item in block_usage(store, whole.family) if parse_cidr(item.cidr) in whole)
-    return PoolUsage(pool.name, pool.cidr, whole.size, sum(item.in_use for item in used), block_count(pool), used)
-
-
-def block_usage(store: Store, family: int) -> list[BlockUsage]:
-    """Return how full each block of the family is, in the order of their addresses. Raises Corrupt."""
-    found = [check(block_of(record)) for record in store.records(keys.blocks(family))]
-    found.sort(key=lambda block: parse_cidr(block.cidr).first)
-    return [
-        BlockUsage(block.cidr, block.affinity, len(block.allocations), len(block.allocations) - len(block.unallocated))
-        for block in found
-    ]
-
-
-def has_room(store: Store, node: str, family: int, requested: Mapping[int, Sequence[str]]) -> bool:
-    """Tell whether an assignment on the node would find a free address. Raises BadRequest, Corrupt; writes nothing."""
-    pools = usable(all_pools(store, family), requested.get(family, ()), family)
-    ranges = [parse_cidr(pool.cidr) for pool in pools]
-    own = [cidr for cidr in own_blocks(store, node, family) if any(cidr in whole for whole in ranges)]
-    if any(stored and stored[0].unallocated for stored in (read_block(store, cidr) for cidr in own)):
-        return True
-    return next(unclaimed(store, family, pools), None) is not None
-
-
-def why_exhausted(store: Store, node: str, family: int, pools: Sequence[Pool], chosen: Sequence[Pool]) -> str:
-    """Say why no address was to be had: for each pool how full it is, or why it was passed over."""
+def why_exhausted(store: Store, criteria: Criteria, family: int) -> str:
+    """Say why no address was to be had: for each pool how full it is, or why it was passed over. Raises Corrupt."""
+    pools = all_pools(store, family)
     if not pools:
-        return f"no IPv{family} address: there is no IPv{family} pool; create one, or set CALICO_IPV{family}POOL_CIDR"
-    facts = []
-    for pool in pools:
-        if pool in chosen:
-            usage = pool_usage(store, pool)
-            foreign = sum(block.affinity != host_affinity(node) for block in usage.blocks)
-            facts.append(f"pool {pool.name} {pool.cidr} has {usage.in_use} of {usage.total} addresses in use in "
-                         f"{len(usage.blocks)} of {usage.block_limit} blocks"
-                         + (f", {foreign} of them not node {node}'s" if foreign else ""))
-        else:
-            facts.append(f"pool {pool.name} {pool.cidr} was passed over ({why_not(pool) or 'another was requested'})")
-    return f"no free IPv{family} address: {'; '.join(facts)}; add a pool, or delete pods that are not needed"
+        return f"there is no IPv{family} pool; create one, or set CALICO_IPV{family}POOL_CIDR"
+    chosen = usable(store, pools, criteria, family)
+    facts = [_fact(store, pool, criteria, pool in chosen) for pool in pools]
+    return f"{'; '.join(facts)}; add a pool, or delete pods that are not needed"
+
+
+def _fact(store: Store, pool: Pool, criteria: Criteria, chosen: bool) -> str:
+    what = f"pool {pool.name} {pool.cidr}"
+    if not chosen:
+        return f"{what} was passed over ({why_not(store, pool, criteria) or 'another was requested'})"
+    usage = pool_usage(store, pool)
+    return (f"{what} has {usage.in_use} of {usage.total} addresses in use in {len(usage.blocks)} of "
+            f"{usage.block_limit} blocks{_limits(store, usage, criteria.node)}")
+
+
+def _limits(store: Store, usage: PoolUsage, node: str) -> str:
+    """Name what keeps free addresses of a pool from being assigned: other nodes, reservations, rest, settings."""
+    foreign = sum(block.affinity != host_affinity(node) for block in usage.blocks)
+    cooling = sum(block.cooling for block in usage.blocks)
+    config = configuration.load(store)
+    return "".join([
+        f", {foreign} of them not node {node}'s" if foreign else "",
+        ", which strict affinity keeps from being borrowed from" if foreign and config.strict_affinity else "",
+        f", {usage.reserved} addresses reserved" if usage.reserved else "",
+        f", {cooling} of those in use at rest after their release (ipCooldownSeconds)" if cooling else "",
+        "" if config.auto_allocate_blocks else ", and autoAllocateBlocks is off",
+    ])

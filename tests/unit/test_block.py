@@ -37,7 +37,7 @@ def fresh(cidr: str = "10.0.0.0/28") -> Block:
 
 def give_next(block: Block, attribute: Attribute) -> tuple[Block, int]:
     """Give what the allocator would: the ordinal that has been free longest."""
-    return give(block, block.unallocated[0], attribute), block.unallocated[0]
+    return give(block, [block.unallocated[0]], attribute), block.unallocated[0]
 
 
 def who(name: str) -> Attribute:
@@ -92,9 +92,9 @@ def test_longest_free_first() -> None:
 
 def test_owners_are_shared_and_dropped() -> None:
     """Two addresses of one owner share an entry, which goes with the last of them."""
-    block = give(fresh(), 3, who("a"))
-    block = give(block, 5, who("b"))
-    block = give(block, 7, who("a"))
+    block = give(fresh(), [3], who("a"))
+    block = give(block, [5], who("b"))
+    block = give(block, [7], who("a"))
     assert len(block.attributes) == 2
     assert held(block, lambda attribute: attribute.handle == "net.a") == [3, 7]
     block = free(block, [3, 7])
@@ -105,9 +105,9 @@ def test_owners_are_shared_and_dropped() -> None:
 
 def test_taken_and_foreign_ordinals() -> None:
     """An address in use is refused, with who has it."""
-    block = give(fresh(), 3, who("a"))
+    block = give(fresh(), [3], who("a"))
     with pytest.raises(AddressInUse, match=r"10\.0\.0\.3 is in use by container a"):
-        give(block, 3, who("b"))
+        give(block, [3], who("b"))
 
 
 class BlockMachine(RuleBasedStateMachine):
@@ -130,9 +130,9 @@ class BlockMachine(RuleBasedStateMachine):
     def assign_one(self, name: str, ordinal: int) -> None:
         if ordinal in self.model:
             with pytest.raises(AddressInUse):
-                give(self.block, ordinal, who(name))
+                give(self.block, [ordinal], who(name))
         else:
-            self.block = give(self.block, ordinal, who(name))
+            self.block = give(self.block, [ordinal], who(name))
             self.model[ordinal] = name
 
     @precondition(lambda self: self.model)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from datastore import keys
-from datastore.api import Conflict, Corrupt, Record
+from datastore.api import Change, Conflict, Corrupt, Exists, Record
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
 from datastore.model import block_of, handle_of
@@ -27,11 +27,13 @@ from ipam.cidr import parse_address
 from ipam.errors import AddressInUse, BadRequest, Exhausted
 from ipam.find import allocations, holder, holdings
 from ipam.handle import Owner
+from ipam.pool import Criteria
 from ipam.release import release, take_back
 from ipam.usage import has_room
 
 ENV = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/28", "CALICO_IPV4POOL_BLOCK_SIZE": "30", "CALICO_IPV6POOL_CIDR": "fd00::/126",
        "CALICO_IPV6POOL_BLOCK_SIZE": "127"}
+NODE, OTHER = "n10491", "n11232"  # names whose walk begins at a pool's first block
 SMALL = {**ENV, "CALICO_IPV6POOL_CIDR": "fd00::/122", "CALICO_IPV6POOL_BLOCK_SIZE": "122"}
 
 
@@ -40,11 +42,23 @@ class Died(BaseException):
 
 
 class DyingStore(MemoryStore):
-    """A store whose process dies just before its n-th write."""
+    """A store whose process dies just before its n-th write; a commit is as many writes as it has changes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes_left = -1
+
+    def commit(self, *changes: Change) -> None:
+        for change in changes:
+            if change.revision is not None:
+                self._require(change.key, change.revision)
+            elif change.key in self.keys(""):
+                raise Exists(change.key)
+        for change in changes:
+            if change.value is None:
+                self.delete(change.key, change.revision or 0)
+            else:
+                self._put(change.key, change.value)
 
     def _put(self, key: str, value: Any) -> Record:
         self._count()
@@ -65,7 +79,7 @@ def owner(name: str, ifname: str = "eth0", network: str = "net") -> Owner:
     return Owner(f"{network}.{name}", {"network": network, "container": name, "interface": ifname})
 
 
-def request(name: str, ifname: str = "eth0", node: str = "n1", **more: Any) -> Request:
+def request(name: str, ifname: str = "eth0", node: str = NODE, **more: Any) -> Request:
     return Request(node, owner(name, ifname), **{"env": SMALL, **more})
 
 
@@ -95,8 +109,8 @@ def test_from_own_block_then_the_next() -> None:
     store = MemoryStore()
     given = [addresses(assign(store, request(f"c{n}")))[0] for n in range(6)]
     assert given == [f"10.0.0.{n}" for n in range(6)]
-    assert [keys.block_cidr(key) for key in store.keys(keys.affinities("n1", 4))] == ["10.0.0.0/30", "10.0.0.4/30"]
-    assert {record.value["state"] for record in store.records(keys.affinities("n1", 4))} == {"confirmed"}
+    assert [keys.block_cidr(key) for key in store.keys(keys.affinities(NODE, 4))] == ["10.0.0.0/30", "10.0.0.4/30"]
+    assert {record.value["state"] for record in store.records(keys.affinities(NODE, 4))} == {"confirmed"}
     assert len(sound(store)) == 6
 
 
@@ -104,7 +118,7 @@ def test_nodes_have_blocks_of_their_own() -> None:
     """Another node gets another block."""
     store = MemoryStore()
     assert addresses(assign(store, request("a"))) == ["10.0.0.0"]
-    assert addresses(assign(store, request("b", node="n2"))) == ["10.0.0.4"]
+    assert addresses(assign(store, request("b", node=OTHER))) == ["10.0.0.4"]
 
 
 def test_both_families() -> None:
@@ -130,13 +144,13 @@ def test_exhaustion_names_pool_and_counts() -> None:
     store = MemoryStore()
     assign(store, request("c0"))
     for n in range(1, 16):
-        assert has_room(store, "n1", 4, {})
+        assert has_room(store, Criteria(NODE), 4)
         assign(store, request(f"c{n}"))
-    assert not has_room(store, "n1", 4, {})
+    assert not has_room(store, Criteria(NODE), 4)
     with pytest.raises(Exhausted, match=r"default-ipv4-ippool 10\.0\.0\.0/28 has 16 of 16 addresses in use in 4 of 4"):
         assign(store, request("more"))
     release(store, owner("c7"))
-    assert has_room(store, "n1", 4, {})
+    assert has_room(store, Criteria(NODE), 4)
     assert addresses(assign(store, request("more"))) == ["10.0.0.7"]
 
 
@@ -213,7 +227,7 @@ def test_interfaces_of_one_container_are_told_apart() -> None:
     assert release(store, owner("a", "eth0"))
     assert [str(held.address) for held in holdings(store, owner("a", "net1"))] == ["10.0.0.1"]
     dotted = Owner("net.b.c", {"network": "net.b", "container": "c", "interface": "eth0"})
-    assign(store, Request("n1", dotted, env=SMALL))
+    assign(store, Request(NODE, dotted, env=SMALL))
     assert release(store, owner("b.c")) == []
     assert len(release(store, dotted)) == 1
     sound(store)
@@ -328,6 +342,14 @@ class RacyStore(MemoryStore):
             raise Conflict("somebody was faster")
         return super().update(key, value, revision)
 
+    def commit(self, *changes: Change) -> None:
+        for change in changes:
+            if change.revision is not None and self.random.random() < 0.4:
+                current = self.get(change.key)
+                super().update(change.key, current.value, current.revision)
+                raise Conflict("somebody was faster")
+        super().commit(*changes)
+
 
 @pytest.mark.parametrize("seed", range(10))
 def test_lost_races_are_tried_again(seed: int) -> None:
@@ -375,7 +397,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def _free(self, name: str) -> None:
         self.model = {address: holder for address, holder in self.model.items() if holder != name}
 
-    @rule(name=names, node=st.sampled_from(["n1", "n2"]), families=st.sampled_from([(4,), (6,), (4, 6)]))
+    @rule(name=names, node=st.sampled_from([NODE, OTHER]), families=st.sampled_from([(4,), (6,), (4, 6)]))
     def assign_any(self, name: str, node: str, families: tuple[int, ...]) -> None:
         try:
             given = addresses(assign(self.store, request(name, node=node, families=families, env=ENV)))
@@ -436,7 +458,7 @@ def test_a_pool_made_anew_with_another_block_size(old: str, new: str) -> None:
     second = {**first, "CALICO_IPV4POOL_BLOCK_SIZE": new}
     with suppress(Exhausted):
         for n in range(32):
-            given += addresses(assign(store, request(f"b{n}", node="n2", env=second)))
+            given += addresses(assign(store, request(f"b{n}", node=OTHER, env=second)))
     for last in range(32):
         with suppress(AddressInUse, BadRequest):
             asked = parse_address(f"10.0.0.{last}")
@@ -484,6 +506,6 @@ def test_a_record_that_is_no_block() -> None:
     """A record among the blocks that is named after none disturbs nobody."""
     store = MemoryStore()
     store.create(keys.blocks(4) + "backup", {})
-    store.create(keys.affinities("n1", 4) + "backup", {})
+    store.create(keys.affinities(NODE, 4) + "backup", {})
     assert addresses(assign(store, request("a"))) == ["10.0.0.0"]
     assert release(store, owner("a"))

@@ -8,7 +8,8 @@ from datastore import keys
 from datastore.memory import MemoryStore
 from datastore.resources import Pool
 from ipam.errors import BadRequest
-from ipam.pool import all_pools, block_count, blocks, seed_default_pools
+from ipam.pool import all_pools, seed_default_pools
+from ipam.walk import block_count, blocks_from, fnv1
 
 
 def seeded(env: dict[str, str], families: tuple[int, ...] = (4,), networks: tuple[str, ...] = ()) -> dict[str, Pool]:
@@ -114,8 +115,18 @@ def test_encapsulations_exclude_each_other() -> None:
 
 
 def test_blocks_of_a_pool() -> None:
-    """A pool is cut into all its blocks, from its start."""
+    """A node walks all blocks of a pool once, from a start of its own, which stays the same."""
     pool = Pool("p", "10.0.0.0/24", 26)
-    assert [str(block) for block in blocks(pool)] == [f"10.0.0.{n}/26" for n in (0, 64, 128, 192)]
+    inside = {f"10.0.0.{n}/26" for n in (0, 64, 128, 192)}
+    walks = [[str(block) for block in blocks_from(pool, f"node-{n}")] for n in range(40)]
+    assert all(set(walk) == inside and len(walk) == 4 for walk in walks)
+    assert {walk[0] for walk in walks} == inside
+    assert walks[0] == [str(block) for block in blocks_from(pool, "node-0")]
     assert block_count(pool) == 4
     assert block_count(Pool("p", "fd00::/64", 122)) == 2**58
+
+
+@pytest.mark.parametrize(("text", "value"), [("", 0x811C9DC5), ("a", 0x050C5D7E), ("foobar", 0x31F0B262)])
+def test_fnv(text: str, value: int) -> None:
+    """The hash is FNV-1 (its published test vectors)."""
+    assert fnv1(text.encode()) == value

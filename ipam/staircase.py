@@ -1,0 +1,271 @@
+"""Where the next address comes from, best first: blocks of the node, new ones, empty ones of others, anybody's.
+
+Calico's order (libcalico-go lib/ipam/ipam.go, autoAssign). A step that loses a race raises Conflict, Exists or Missing,
+and the walk starts anew.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import chain
+
+from datastore import keys
+from datastore.frozen import frozen, replace
+from datastore.model import block_of
+from ipam import configuration, host
+from ipam.affinity import (
+    CLAIM_TIME,
+    Present,
+    block_cidrs,
+    block_with_room,
+    claim,
+    disown,
+    give_up,
+    is_full,
+    own_blocks,
+    read_block,
+)
+from ipam.block import check, host_affinity
+from ipam.cidr import parse_cidr
+from ipam.cooldown import seconds_of, settled
+from ipam.errors import BadRequest, BlockLimit
+from ipam.pool import selects_node, usable
+from ipam.reservation import is_reserved, reserved_ordinals, reserved_ranges
+from ipam.walk import blocks_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from datastore.api import Store
+    from datastore.model import Block, IpamConfig
+    from datastore.resources import Pool
+    from ipam.affinity import Stored
+    from ipam.cidr import Cidr
+    from ipam.pool import Criteria
+
+MOST_BLOCKS = 20  # Calico: the cap where neither configuration nor request sets one
+RECLAIM_AFTER = 60.0  # seconds; a block claimed more recently is about to be used
+
+
+@frozen
+class Plan:
+    """What decides the steps of one family: pools (all, and those to assign from), reservations and configuration.
+
+    block_limit: how many blocks the node may have.
+    """
+
+    node: str
+    family: int
+    pools: Sequence[Pool]
+    chosen: Sequence[Pool]
+    requested: Sequence[str]
+    reserved: Sequence[Cidr]
+    config: IpamConfig
+    block_limit: int
+
+    def covers(self, cidr: Cidr) -> bool:
+        """Tell whether a block lies in a pool to assign from."""
+        return any(cidr in parse_cidr(pool.cidr) for pool in self.chosen)
+
+    @property
+    def memory(self) -> str:
+        """The name under which the node remembers where it assigned from last: a pool asked for has its own."""
+        return " ".join([str(self.family), *self.requested])
+
+
+@frozen
+class Room:
+    """A block as it is stored, and those of its ordinals that may be given, the longest free first."""
+
+    block: Block
+    revision: int
+    ordinals: Sequence[int]
+
+
+def room_in(plan: Plan, stored: Stored | None) -> Room | None:
+    """Return what a block has to give, or None. Raises Corrupt."""
+    if stored is None:
+        return None
+    block, revision = settled(stored[0], plan.config.cooldown_seconds), stored[1]
+    reserved = reserved_ordinals(plan.reserved, parse_cidr(block.cidr))
+    ordinals = [ordinal for ordinal in block.unallocated if ordinal not in reserved]
+    return Room(block, revision, ordinals) if ordinals else None
+
+
+def plan_of(store: Store, criteria: Criteria, family: int, pools: Sequence[Pool], block_limit: int = 0) -> Plan:
+    """Return the plan for one family, of the smaller of both block limits that are set. Raises BadRequest, Corrupt."""
+    config = configuration.load(store)
+    limits = [limit for limit in (block_limit, config.max_blocks_per_host) if limit]
+    return Plan(
+        node=criteria.node,
+        family=family,
+        pools=pools,
+        chosen=usable(store, pools, criteria, family),
+        requested=criteria.requested.get(family, ()),
+        reserved=reserved_ranges(store, family),
+        config=config,
+        block_limit=min(limits, default=MOST_BLOCKS),
+    )
+
+
+def has_step(store: Store, plan: Plan) -> bool:
+    """Tell whether `steps` would yield anything, without taking a step. Raises Corrupt."""
+    if _remembered(store, plan):
+        return True
+    own = [cidr for cidr in own_blocks(store, plan.node, plan.family) if plan.covers(cidr)]
+    if any(_may_have_room(store, plan, cidr) for cidr in own):
+        return True
+    if plan.config.auto_allocate_blocks:
+        if len(own) >= plan.block_limit:
+            return False
+        if any(True for _ in _unclaimed(store, plan)) or any(True for _ in _reclaimable(store, plan)):
+            return True
+    return not plan.config.strict_affinity and any(True for _ in _borrowed(store, plan))
+
+
+def _may_have_room(store: Store, plan: Plan, cidr: Cidr) -> bool:
+    """Tell whether a block of the node has room, or would have once it is made (again)."""
+    if is_reserved(plan.reserved, cidr) or is_full(store, cidr):
+        return False
+    stored = read_block(store, cidr)
+    return stored is None or (stored[0].affinity == host_affinity(plan.node) and room_in(plan, stored) is not None)
+
+
+def steps(store: Store, plan: Plan) -> Iterator[Room]:
+    """Yield blocks with room, best first. Raises BlockLimit where the node may have no more blocks."""
+    remembered = _remembered(store, plan)
+    if remembered:
+        yield remembered
+    own = _own(store, plan)
+    for cidr in own:
+        if not is_reserved(plan.reserved, cidr) and not is_full(store, cidr):
+            yield from _claimed(store, plan, cidr)
+    if plan.config.auto_allocate_blocks:
+        yield from _new(store, plan, len(own))
+    if not plan.config.strict_affinity:
+        yield from _borrowed(store, plan)
+
+
+def remember(store: Store, plan: Plan, cidr: Cidr) -> None:
+    """Note where to look first next time: one of the node's own blocks. Asking for several pools is too rare."""
+    memory, revision = host.load(store, plan.node)
+    if memory.room.get(plan.memory) != str(cidr) and len(plan.requested) < 2:
+        host.save(store, plan.node, replace(memory, room={**memory.room, plan.memory: str(cidr)}), revision)
+
+
+def _remembered(store: Store, plan: Plan) -> Room | None:
+    """Return the block that was assigned from last, if it still is the node's, in a pool chosen, and has room.
+
+    It spares the listing and reading of all blocks the node has: a cost that would grow with their number.
+    """
+    cidr = _memory(store, plan)
+    stored = block_with_room(store, cidr) if cidr and plan.covers(cidr) else None
+    return room_in(plan, stored) if stored and stored[0].affinity == host_affinity(plan.node) else None
+
+
+def _memory(store: Store, plan: Plan) -> Cidr | None:
+    text = host.load(store, plan.node)[0].room.get(plan.memory)
+    try:
+        return parse_cidr(text) if text else None
+    except BadRequest:
+        return None  # a hint: what it should have said is looked for
+
+
+def _own(store: Store, plan: Plan) -> list[Cidr]:
+    """Return the node's blocks in the chosen pools, beginning behind the one assigned from last.
+
+    Empty ones in pools that no longer select the node are given up.
+    """
+    covered, last = [], _memory(store, plan)
+    for cidr in own_blocks(store, plan.node, plan.family):
+        if plan.covers(cidr):
+            covered.append(cidr)
+        elif not plan.requested:
+            give_up_deselected(store, plan.pools, plan.node, cidr, plan.config.cooldown_seconds)
+    if last in covered:
+        at = covered.index(last)
+        covered = covered[at:] + covered[:at]
+    return covered
+
+
+def give_up_deselected(store: Store, pools: Sequence[Pool], node: str, cidr: Cidr, cooldown: int) -> bool:
+    """Give an empty block up when its pool does not select the node any more; tell whether it was. Raises Corrupt."""
+    pool = next((pool for pool in pools if cidr in parse_cidr(pool.cidr)), None)
+    if pool is None or selects_node(store, pool, node):
+        return False
+    return give_up(store, node, cidr, require_empty=True, cooldown=cooldown)
+
+
+def _claimed(store: Store, plan: Plan, cidr: Cidr) -> Iterator[Room]:
+    room = room_in(plan, claim(store, plan.node, cidr))
+    if room:
+        yield room
+
+
+def _new(store: Store, plan: Plan, own: int) -> Iterator[Room]:
+    """Yield blocks made the node's just now: unclaimed ones, then empty ones that other nodes had."""
+    if own >= plan.block_limit:
+        raise BlockLimit(_at_limit(plan, own))
+    for cidr in chain(_unclaimed(store, plan), _reclaimed(store, plan)):
+        for room in _claimed(store, plan, cidr):
+            yield room
+            own += 1
+            if own >= plan.block_limit:
+                raise BlockLimit(_at_limit(plan, own))
+
+
+def _at_limit(plan: Plan, own: int) -> str:
+    setting = "its maxBlocksPerHost" if plan.config.max_blocks_per_host else "the default; maxBlocksPerHost is not set"
+    return (f"node {plan.node} has {own} IPv{plan.family} blocks, full or reserved, and may have {plan.block_limit} "
+            f"({setting}); raise it with `calicoctl ipam configure --max-blocks-per-host`, which needs strict affinity")
+
+
+def _unclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
+    """Yield the blocks of the chosen pools that share no address with any there is, from the node's start."""
+    present = Present(store, plan.family)
+    for pool in plan.chosen:
+        for cidr in blocks_from(pool, plan.node):
+            if present.at(cidr) is None and not is_reserved(plan.reserved, cidr):
+                yield cidr
+
+
+def _reclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
+    """Yield blocks that are free again because nobody used them. Raises Conflict, Missing."""
+    for block, revision in _reclaimable(store, plan):
+        if block.affinity is None:
+            disown(store, block, revision)
+            yield parse_cidr(block.cidr)
+        elif give_up(store, block.affinity.partition(":")[2], parse_cidr(block.cidr), require_empty=True):
+            yield parse_cidr(block.cidr)
+
+
+def _reclaimable(store: Store, plan: Plan) -> Iterator[Stored]:
+    """Yield empty blocks that are nobody's, or a host's that claimed them a while ago; virtual owners keep theirs."""
+    for record in store.records(keys.blocks(plan.family)):
+        block = settled(check(block_of(record)), plan.config.cooldown_seconds)
+        cidr, owner = parse_cidr(block.cidr), block.affinity or "host:"
+        if block.attributes or not plan.covers(cidr) or is_reserved(plan.reserved, cidr):
+            continue
+        if owner.startswith("host:") and owner != host_affinity(plan.node) and _is_settled_down(block):
+            yield block, record.revision
+
+
+def _is_settled_down(block: Block) -> bool:
+    try:
+        return abs(time.time() - seconds_of(str(block.extra.get(CLAIM_TIME) or ""))) >= RECLAIM_AFTER
+    except ValueError:
+        return True  # records of older releases do not say
+
+
+def _borrowed(store: Store, plan: Plan) -> Iterator[Room]:
+    """Yield room in any block of the chosen pools, whoever's it is; it stays theirs."""
+    present = sorted(block_cidrs(store, plan.family), key=lambda cidr: cidr.first)
+    for pool in plan.chosen:
+        start = next(blocks_from(pool, plan.node)).first
+        inside = [cidr for cidr in present if cidr in parse_cidr(pool.cidr)]
+        behind = [cidr for cidr in inside if cidr.first >= start]
+        for cidr in (*behind, *inside[: len(inside) - len(behind)]):
+            room = room_in(plan, block_with_room(store, cidr))
+            if room:
+                yield room

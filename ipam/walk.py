@@ -1,0 +1,48 @@
+"""In which order a node looks at the blocks of a pool: from a start of its own, so that nodes meet rarely.
+
+Calico seeds a generator with the FNV-1 hash of the node's name (libcalico-go lib/ipam/ipam_block_reader_writer.go,
+randomBlockGenerator). Only the spread matters, not which block it is, so the hash itself is the start here.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ipam.cidr import BITS, Cidr, parse_cidr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datastore.resources import Pool
+
+FNV_OFFSET = 2166136261  # FNV-1, 32 bits (RFC 9923)
+FNV_PRIME = 16777619
+
+
+def blocks_from(pool: Pool, node: str) -> Iterator[Cidr]:
+    """Yield the CIDRs of all blocks the pool can be cut into, once each, from the node's start and around."""
+    whole = parse_cidr(pool.cidr)
+    size, total = 1 << (BITS[whole.family] - pool.block_size), block_count(pool)
+    start = start_of(node, total, single=size == 1)
+    for index in range(start, start + total):
+        yield Cidr(whole.family, whole.first + index % total * size, pool.block_size)
+
+
+def block_count(pool: Pool) -> int:
+    """Return how many blocks the pool can be cut into."""
+    return 1 << (pool.block_size - parse_cidr(pool.cidr).prefix)
+
+
+def start_of(node: str, total: int, single: bool = False) -> int:
+    """Return which of `total` blocks the node looks at first. Blocks of one address are looked at from anywhere."""
+    seed = time.time_ns() if single else fnv1(node.encode())
+    return seed % total
+
+
+def fnv1(data: bytes) -> int:
+    """Return the 32-bit FNV-1 hash."""
+    value = FNV_OFFSET
+    for byte in data:
+        value = value * FNV_PRIME % 2**32 ^ byte
+    return value
