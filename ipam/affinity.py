@@ -96,12 +96,13 @@ def block_with_room(store: Store, cidr: Cidr) -> Stored | None:
     return None if block_is_full(record) else (check(block_of(record)), record.revision)
 
 
-def is_full(store: Store, cidr: Cidr) -> bool:
-    """Tell cheaply whether a block is there and has no free address: a node with many pods has many such blocks."""
+def is_full(store: Store, cidr: Cidr, node: str) -> bool:
+    """Tell cheaply whether a block is the node's and has no free address: most blocks of a busy node are."""
     try:
-        return block_is_full(store.get(keys.block(cidr.family, str(cidr))))
+        record = store.get(keys.block(cidr.family, str(cidr)))
     except Missing:
         return False
+    return record.value.get("affinity") == host_affinity(node) and block_is_full(record)
 
 
 def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:

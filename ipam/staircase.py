@@ -126,7 +126,7 @@ def has_step(store: Store, plan: Plan) -> bool:
 
 def _may_have_room(store: Store, plan: Plan, cidr: Cidr) -> bool:
     """Tell whether a block of the node has room, or would have once it is made (again)."""
-    if is_reserved(plan.reserved, cidr) or is_full(store, cidr):
+    if is_reserved(plan.reserved, cidr) or is_full(store, cidr, plan.node):
         return False
     stored = read_block(store, cidr)
     return stored is None or (stored[0].affinity == host_affinity(plan.node) and room_in(plan, stored) is not None)
@@ -137,12 +137,16 @@ def steps(store: Store, plan: Plan) -> Iterator[Room]:
     remembered = _remembered(store, plan)
     if remembered:
         yield remembered
-    own = _own(store, plan)
-    for cidr in own:
-        if not is_reserved(plan.reserved, cidr) and not is_full(store, cidr):
-            yield from _claimed(store, plan, cidr)
+    count = 0
+    for cidr in _own(store, plan):
+        if is_full(store, cidr, plan.node) or is_reserved(plan.reserved, cidr):
+            count += 1
+            continue
+        claimed = claim(store, plan.node, cidr)
+        count += claimed is not None
+        yield from _room(plan, claimed)
     if plan.config.auto_allocate_blocks:
-        yield from _new(store, plan, len(own))
+        yield from _new(store, plan, count)
     if not plan.config.strict_affinity:
         yield from _borrowed(store, plan)
 
@@ -197,8 +201,8 @@ def give_up_deselected(store: Store, pools: Sequence[Pool], node: str, cidr: Cid
     return give_up(store, node, cidr, require_empty=True, cooldown=cooldown)
 
 
-def _claimed(store: Store, plan: Plan, cidr: Cidr) -> Iterator[Room]:
-    room = room_in(plan, claim(store, plan.node, cidr))
+def _room(plan: Plan, stored: Stored | None) -> Iterator[Room]:
+    room = room_in(plan, stored)
     if room:
         yield room
 
@@ -208,7 +212,7 @@ def _new(store: Store, plan: Plan, own: int) -> Iterator[Room]:
     if own >= plan.block_limit:
         raise BlockLimit(_at_limit(plan, own))
     for cidr in chain(_unclaimed(store, plan), _reclaimed(store, plan)):
-        for room in _claimed(store, plan, cidr):
+        for room in _room(plan, claim(store, plan.node, cidr)):
             yield room
             own += 1
             if own >= plan.block_limit:
@@ -266,6 +270,4 @@ def _borrowed(store: Store, plan: Plan) -> Iterator[Room]:
         inside = [cidr for cidr in present if cidr in parse_cidr(pool.cidr)]
         behind = [cidr for cidr in inside if cidr.first >= start]
         for cidr in (*behind, *inside[: len(inside) - len(behind)]):
-            room = room_in(plan, block_with_room(store, cidr))
-            if room:
-                yield room
+            yield from _room(plan, block_with_room(store, cidr))

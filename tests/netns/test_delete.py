@@ -17,7 +17,7 @@ from cni_calico.errors import DATASTORE, INVALID_CONFIG, NOT_AVAILABLE
 from datastore import keys
 from datastore.file import FileStore
 
-from .machine import Answer, Machine, Pod
+from .machine import NODE, Answer, Machine, Pod
 
 DUAL = {"assign_ipv6": "true"}
 
@@ -325,7 +325,7 @@ def test_a_renamed_node(machine: Machine) -> None:
     assert machine.check(pod, nodename="other").ok == {}
     machine.delete(pod, nodename="other")
     assert machine.left() == []
-    assert FileStore(str(machine.datastore)).keys(keys.affinities("n1", 4))
+    assert FileStore(str(machine.datastore)).keys(keys.affinities(NODE, 4))
 
 
 def start(machine: Machine, verb: str, pod: Pod) -> subprocess.Popen[str]:
