@@ -1,16 +1,19 @@
-"""`calicoctl`: look at addresses, pools and blocks. Options and commands; what they do is one module per group."""
+"""`calicoctl`: pools, nodes, endpoints, and how addresses are used. The commands; what they do is one module each."""
 
 from __future__ import annotations
 
 import click
 
 from calicoctl.command import CONTEXT, EXIT_CODES, Commands, config_option
+from calicoctl.completion import completion
 from calicoctl.ipam import ipam
+from calicoctl.resource_commands import apply, create, delete, get, label, patch, replace, validate
 from calicoctl.version import version
 
 EPILOG = f"""\b
 Examples:
-  calicoctl version
+  calicoctl get ippools -o wide
+  calicoctl apply -f pools.yaml
   calicoctl ipam show
   calicoctl -c ./calicoctl.cfg ipam show --show-blocks
   CALICO_DATASTORE_DIR=/srv/calico calicoctl ipam show --ip=10.244.64.2
@@ -35,11 +38,11 @@ Environment, when there is no configuration file:
 @click.group(cls=Commands, epilog=EPILOG, context_settings=CONTEXT)
 @config_option
 def main() -> None:
-    """Show how a Calico network uses its addresses."""
+    """Manage a Calico network: its pools, nodes and endpoints, and how it uses its addresses."""
 
 
-main.add_command(version)
-main.add_command(ipam)
+for command in (get, create, apply, replace, patch, label, delete, validate, ipam, version, completion):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main(prog_name="calicoctl")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Return a box table: header centred, cells on the left, or on the right in the columns given by index."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(lines(header, rows, widths, right))
+
+
+def lines(
+    header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int], right: Sequence[int] = ()
+) -> Iterator[str]:
+    """Yield a box table line by line, for rows of which only the widths of the columns are known beforehand."""
     rule = "+".join(["", *("-" * (width + 2) for width in widths), ""])
-    body = [_line([_cell(text, width, at in right) for at, (text, width) in enumerate(zip(row, widths, strict=True))])
-            for row in rows]
-    return "\n".join([rule, _line(map(_centre, header, widths)), rule, *body, rule])
+    yield from (rule, _line(map(_centre, header, widths)), rule)
+    for row in rows:
+        yield _line(_cell(text, width, at in right) for at, (text, width) in enumerate(zip(row, widths, strict=True)))
+    yield rule
 
 
 def number(count: int) -> str:
@@ -19,9 +27,19 @@ def number(count: int) -> str:
     return f"{float(count):.5g}"
 
 
+def amount(count: int) -> str:
+    """Return a count for a sentence: 65,536 in full, with five significant digits from a billion on."""
+    return f"{count:,}" if count < 10**9 else number(count)
+
+
 def share(count: int, total: int) -> str:
     """Return a count and how many percent of the total it is, rounded: `12 (19%)`. The total must not be 0."""
-    return f"{number(count)} ({100 * float(count) / float(total):.0f}%)"
+    return f"{number(count)} ({percent(count, total)})"
+
+
+def percent(count: int, total: int) -> str:
+    """Return how many percent of the total a count is, rounded: `19%`. The total must not be 0."""
+    return f"{100 * float(count) / float(total):.0f}%"
 
 
 def printable(text: str) -> str:

@@ -104,9 +104,5 @@ def _save(store: Store, changes: dict[str, object]) -> IpamConfig:
     try:
         record = store.get(keys.IPAM_CONFIG)
     except Missing:
-        outcome = changed(IpamConfig(), **changes)
-        store.create(keys.IPAM_CONFIG, config_json(outcome))
-        return outcome
-    outcome = changed(config_of(record), **changes)
-    store.update(record.key, config_json(outcome), record.revision)
-    return outcome
+        return config_of(store.create(keys.IPAM_CONFIG, config_json(changed(IpamConfig(), **changes))))
+    return config_of(store.update(record.key, config_json(changed(config_of(record), **changes)), record.revision))

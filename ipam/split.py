@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 1024  # ours: each is a record that every assignment reads
 LONGEST_NAME = 253  # characters of a resource's name (RFC 1123 subdomain, as Kubernetes limits it)
-OF_THE_OLD = ("uid", "resourceVersion", "generation", "generateName", "selfLink", "managedFields")
+OF_THE_OLD = ("resourceVersion", "generation", "generateName", "selfLink", "managedFields")
 
 
 @frozen
@@ -115,10 +115,12 @@ def _disabled(value: Json) -> Json:
 
 def _resource(value: Json, part: Part) -> Json:
     """Return the part's resource: all of the pool's but what is the pool's own, its identity and its status."""
+    from uuid import uuid4
+
     metadata = {name: item for name, item in value["metadata"].items() if name not in OF_THE_OLD}
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         **{name: item for name, item in value.items() if name != "status"},
-        "metadata": {**metadata, "name": part.name, "creationTimestamp": created},
+        "metadata": {**metadata, "name": part.name, "uid": str(uuid4()), "creationTimestamp": created},
         "spec": {**value["spec"], "cidr": str(part.cidr), "disabled": False},
     }

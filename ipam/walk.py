@@ -1,7 +1,7 @@
 """In which order a node looks at the blocks of a pool: from a start of its own, so that nodes meet rarely.
 
 Calico seeds a generator with the FNV-1 hash of the node's name (libcalico-go lib/ipam/ipam_block_reader_writer.go,
-randomBlockGenerator). Only the spread matters, not which block it is, so the hash itself is the start here.
+randomBlockGenerator). Only the spread matters, not which block it is, so the hash is spread by a multiplication here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FNV_OFFSET = 2166136261  # FNV-1, 32 bits (RFC 9923)
 FNV_PRIME = 16777619
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: spreads the hashes of node-1, node-2 …, which are neighbours
 
 
 def blocks_from(pool: Pool, node: str) -> Iterator[Cidr]:
@@ -37,7 +38,7 @@ def block_count(pool: Pool) -> int:
 def start_of(node: str, total: int, single: bool = False) -> int:
     """Return which of `total` blocks the node looks at first. Blocks of one address are looked at from anywhere."""
     seed = time.time_ns() if single else fnv1(node.encode())
-    return seed % total
+    return (seed * GOLDEN % 2**64) * total >> 64
 
 
 def fnv1(data: bytes) -> int:

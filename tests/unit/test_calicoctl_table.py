@@ -5,15 +5,20 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calicoctl.table import number, printable, render, share
-from calicoctl.usage import Row, table
+from calicoctl.table import amount, number, printable, render, share
+from calicoctl.usage import table
+from ipam.utilization import BlockUsage
 
 COUNTS = st.integers(0, 2**128)
 
 
+def counts(cidr: str, total: int, in_use: int, reserved: int = 0) -> BlockUsage:
+    return BlockUsage(cidr, None, total, in_use, reserved, total - in_use - reserved, cooling=0, borrowed=0)
+
+
 def test_the_example_of_the_reference() -> None:
     """The numbers of reference/calico.md 4.1, whose own last column is one short of what its widest cell needs."""
-    rows = [Row("IP Pool", "10.244.0.0/16", 65536, 17), Row("Block", "10.244.64.0/26", 64, 9)]
+    rows = [("IP Pool", counts("10.244.0.0/16", 65536, 17)), ("Block", counts("10.244.64.0/26", 64, 9))]
     assert table(rows) == """\
 +----------+----------------+-----------+------------+--------------+--------------+
 | GROUPING |      CIDR      | IPS TOTAL | IPS IN USE | IPS RESERVED |   IPS FREE   |
@@ -35,9 +40,8 @@ def test_an_odd_space_of_the_header_is_on_the_right() -> None:
 
 
 def test_reserved_addresses_are_not_free() -> None:
-    row = Row("Block", "10.0.0.0/26", 64, 12, 2)
-    assert row.cells()[2:] == ("64", "12 (19%)", "2 (3%)", "50 (78%)")
-    assert row.json() == {"cidr": "10.0.0.0/26", "total": 64, "inUse": 12, "reserved": 2, "free": 50}
+    cells = table([("Block", counts("10.0.0.0/26", 64, 12, 2))]).splitlines()[3].split("|")
+    assert [cell.strip() for cell in cells[3:-1]] == ["64", "12 (19%)", "2 (3%)", "50 (78%)"]
 
 
 def test_numbers_as_go_prints_them() -> None:
@@ -46,6 +50,11 @@ def test_numbers_as_go_prints_them() -> None:
         "0", "9", "99999", "1e+05", "1.0486e+06", "1.8447e+19", "1.2089e+24", "3.4028e+38",
     ]
     assert [share(count, 8) for count in (0, 1, 3, 8)] == ["0 (0%)", "1 (12%)", "3 (38%)", "8 (100%)"]
+
+
+def test_numbers_in_a_sentence() -> None:
+    assert [amount(count) for count in (0, 999, 1000, 999_999_999, 10**9, 2**80)] == [
+        "0", "999", "1,000", "999,999,999", "1e+09", "1.2089e+24"]
 
 
 @given(COUNTS)

@@ -33,7 +33,7 @@ from ipam.usage import has_room
 
 ENV = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/28", "CALICO_IPV4POOL_BLOCK_SIZE": "30", "CALICO_IPV6POOL_CIDR": "fd00::/126",
        "CALICO_IPV6POOL_BLOCK_SIZE": "127"}
-NODE, OTHER = "n10491", "n11232"  # names whose walk begins at a pool's first block
+NODE, OTHER = "jh3014c", "kunz263"  # names whose walk begins at a pool's first block
 SMALL = {**ENV, "CALICO_IPV6POOL_CIDR": "fd00::/122", "CALICO_IPV6POOL_BLOCK_SIZE": "122"}
 
 

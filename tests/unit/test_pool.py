@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from datastore import keys
@@ -9,7 +11,7 @@ from datastore.memory import MemoryStore
 from datastore.resources import Pool
 from ipam.errors import BadRequest
 from ipam.pool import all_pools, seed_default_pools
-from ipam.walk import block_count, blocks_from, fnv1
+from ipam.walk import block_count, blocks_from, fnv1, start_of
 
 
 def seeded(env: dict[str, str], families: tuple[int, ...] = (4,), networks: tuple[str, ...] = ()) -> dict[str, Pool]:
@@ -124,6 +126,12 @@ def test_blocks_of_a_pool() -> None:
     assert walks[0] == [str(block) for block in blocks_from(pool, "node-0")]
     assert block_count(pool) == 4
     assert block_count(Pool("p", "fd00::/64", 122)) == 2**58
+
+
+def test_nodes_with_like_names_begin_far_apart() -> None:
+    """Of a hundred numbered nodes hardly two begin within ten blocks of each other in a large pool."""
+    starts = sorted(start_of(f"node-{n}", 2**14) for n in range(100))
+    assert sum(second - first < 10 for first, second in pairwise(starts)) < 15
 
 
 @pytest.mark.parametrize(("text", "value"), [("", 0x811C9DC5), ("a", 0x050C5D7E), ("foobar", 0x31F0B262)])

@@ -1,0 +1,177 @@
+"""`calicoctl ipam check`: an audit (ipam/audit.py) as people read it, and as a file. Sections are in Calico's order."""
+
+from __future__ import annotations
+
+import os
+import sys
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calicoctl.command import CONTEXT, config_option, the_store
+from calicoctl.node import this_node
+from calicoctl.table import printable
+from cni_calico import facts
+from cni_calico.version import VERSION
+from ipam import finding as kinds
+from ipam.audit import audit
+from ipam.repair import Craft, repair
+from ipam.report import entries, lines, made_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from datastore.api import Json, Store
+    from ipam.audit import Audit
+    from ipam.finding import Finding
+
+EPILOG = """\b
+Examples:
+  calicoctl ipam check
+  calicoctl ipam check --show-problem-ips -o report.json
+  calicoctl ipam release --from-report=report.json
+  calicoctl ipam check --repair
+
+\b
+Run it on the node whose pods are in question, in the node's own network namespace: what decides is that node's kernel.
+Allocations of other nodes are compared between records only. Nothing is locked for longer than a moment, and nothing is
+changed, unless --repair says so; --output gives a datastore without ClusterInformation one, with a GUID.
+
+\b
+--repair makes damaged and missing records anew from the others and the kernel, and keeps what it replaces below
+.damaged in the datastore. It releases nothing. An address of which nothing proves that it is free stays allocated, to
+the handle repaired-unknown; release such addresses with `calicoctl ipam release --ip` once you are sure.
+
+\b
+Exit codes:
+  0  no problems
+  1  problems were found (and are left, with --repair), or it did not work: one line on stderr says why
+  2  wrong command line
+"""
+SHOWN = 10  # findings of a section, unless all are asked for
+TOP = 20  # nodes
+SECTIONS = (
+    ("IPs that are allocated but not actually in use", (kinds.LEAKED,)),
+    ("IPs that are in use but in no IP pool", (kinds.POOL_MISSING,)),
+    ("IPs that are in use by a workload but not allocated to it",
+     (kinds.UNALLOCATED, kinds.CONFLICT, kinds.WIRE_TWICE, kinds.ENDPOINT_STALE, kinds.ENDPOINT_MISSING)),
+    ("IPAM handles with no matching IPs", (kinds.HANDLE_EMPTY,)),
+    ("IPs with missing handle", (kinds.HANDLE_MISSING, kinds.HANDLE_COUNT)),
+    ("invalid blocks and records",
+     (kinds.BLOCK_UNSOUND, kinds.BLOCK_MISSING, kinds.BLOCK_OVERLAP, kinds.RECORD_UNREADABLE,
+      kinds.SETTING_UNREADABLE)),
+    ("affinities that no block agrees with",
+     (kinds.AFFINITY_MISSING, kinds.AFFINITY_STALE, kinds.AFFINITY_UNFINISHED)),
+)
+
+
+@click.command(epilog=EPILOG, context_settings=CONTEXT)
+@click.option("--show-all-ips", is_flag=True, help="Print every address in use, too.")
+@click.option("--show-problem-ips", is_flag=True, help=f"Print every problem, not the first {SHOWN} of each section.")
+@click.option("-o", "--output", "path", metavar="FILE", type=click.Path(dir_okay=False),
+              help="Write a report to FILE, for `calicoctl ipam release --from-report`.")
+@click.option("--repair", "with_repair", is_flag=True, help="Set right what can be, first.")
+@click.option("--node", metavar="NAME", help="Name of this node, as the plugin knows it.  [default: as the plugin's]")
+@config_option
+def check(show_all_ips: bool, show_problem_ips: bool, path: str | None, with_repair: bool, node: str | None) -> None:
+    """Compare blocks, handles, affinities, endpoint records and this node's kernel, and tell where they disagree."""
+    store, name = the_store(), node or this_node(os.environ)
+    click.echo("Checking IPAM for inconsistencies...\n")
+    found = _audit(store, name, with_repair)
+    for line in (*_numbers(found), *_nodes(found), *_sections(found, show_problem_ips)):
+        click.echo(line)
+    if show_all_ips:
+        _show_all(store, found)
+    if path:
+        _write(store, found, path)
+    count = len(found.findings)
+    click.echo(f"\nCheck complete; found {count} problem{'' if count == 1 else 's'}.")
+    click.get_current_context().exit(1 if count else 0)
+
+
+def _audit(store: Store, name: str, with_repair: bool) -> Audit:
+    def look() -> Any:
+        return facts.everything(name)
+
+    if not with_repair:
+        return audit(store, look, watched)
+    craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
+    return repair(store, look, craft, lambda what: click.echo(f"Repaired: {printable(what)}"), watched)
+
+
+def watched(items: Iterable[Any], label: str, count: int) -> Iterable[Any]:
+    """Return the items, with a bar on stderr where somebody watches."""
+    return _with_bar(items, label, count) if count and sys.stderr.isatty() else items
+
+
+def _with_bar(items: Iterable[Any], label: str, count: int) -> Iterator[Any]:
+    with click.progressbar(items, length=count, label=label, file=sys.stderr) as bar:
+        yield from bar
+
+
+def _numbers(found: Audit) -> Iterator[str]:
+    """Yield how much was looked at."""
+    seen = found.survey
+    yield f"Found {len(seen.blocks)} IPAM blocks, which record {seen.allocations} allocations."
+    if seen.resting:
+        yield f"Found {seen.resting} IPs that cool down."
+    if seen.kept:
+        yield (f"Found {seen.kept} IPs that a repair left allocated because nothing proves them free: "
+               "`calicoctl ipam release --ip` when you are sure.")
+    yield from (f"  {pool}" for pool in seen.pools)
+    yield f"Found {len(seen.pools)} IP pools."
+    yield f"Found {found.affinities} affinities."
+    yield f"Found {found.endpoints} workload endpoints."
+    yield f"Found {len(seen.living.wires)} wired workloads on node {printable(seen.living.node)}."
+    if not seen.home and seen.allocations:
+        yield ("No allocation says that it was made in this network namespace since the last boot: no IP is judged by "
+               "the links here.")
+    yield f"Found {found.handles} handles."
+
+
+def _nodes(found: Audit) -> Iterator[str]:
+    """Yield the nodes with most allocations."""
+    nodes = found.survey.nodes
+    yield f"Looking for top (up to {TOP}) nodes by allocations..."
+    for name, count in nodes.most_common(TOP):
+        yield f"  {printable(name or '(no node)')} has {count} allocations"
+    if nodes:
+        yield f"Node with most allocations has {max(nodes.values())}; median is {median(nodes.values()):g}"
+
+
+def _sections(found: Audit, everything: bool) -> Iterator[str]:
+    """Yield what was found, section by section, and what to do about it."""
+    for title, of_kinds in SECTIONS:
+        inside = [item for item in found.findings if item.kind in of_kinds]
+        yield f"\nScanning for {title}..."
+        yield from map(_line, inside if everything else inside[:SHOWN])
+        if len(inside) > SHOWN and not everything:
+            yield f"  … and {len(inside) - SHOWN} more: --show-problem-ips"
+        yield f"Found {len(inside)} {title}."
+        yield from (f"What to do: {advice}." for advice in dict.fromkeys(item.advice for item in inside))
+
+
+def _line(finding: Finding) -> str:
+    return f"  {finding.kind}: {printable(finding.subject)}: {printable(finding.what)}"
+
+
+def _show_all(store: Store, found: Audit) -> None:
+    click.echo("\nIPs in use:")
+    for address, entry in entries(store, found):
+        if not entry["coolingDown"]:
+            click.echo(f"  {address} {_owner(entry)}")
+
+
+def _owner(entry: Json) -> str:
+    whose = entry["owners"][0] if entry["owners"] else entry["handle"]
+    told = [f"node {entry['node']}" if entry["node"] else "", "borrowed" if entry["borrowed"] else "",
+            "" if entry["inUse"] else "not in use"]
+    return printable(f"{whose} ({', '.join(filter(None, told))})")
+
+
+def _write(store: Store, found: Audit, path: str) -> None:
+    cluster = made_cluster(store, VERSION)
+    with click.open_file(path, "w", encoding="utf-8", atomic=True) as file:
+        file.writelines(lines(store, found, cluster, VERSION))
+    click.echo(f"\nReport written to {printable(path)}.")
