@@ -80,8 +80,8 @@ def _remember(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         ctx.meta[CONFIG] = path
 
 
-def the_store() -> Store:
-    """Return the configured datastore, with a hint on stderr when it does not exist yet.
+def the_store(makes_it: bool = False) -> Store:
+    """Return the configured datastore; with a hint on stderr when it does not exist yet, unless the command makes it.
 
     Raises ConfigError, which names the setting that is wrong and where it was made.
     """
@@ -93,7 +93,8 @@ def the_store() -> Store:
             f'{access.kind_setting} is "{error.kind}", a datastore that this release does not support; '
             'the one that is: "file"'
         ) from error
-    _hint_if_new(access.directory)
+    if not makes_it:
+        _hint_if_new(access.directory)
     return store
 
 

@@ -50,7 +50,7 @@ def configure(**values: object) -> None:
     changes = {name: value for name, value in values.items() if value is not None}
     if not changes:
         raise click.UsageError("At least one configuration option must be specified.")
-    save(the_store(), **changes)
+    save(the_store(makes_it=True), **changes)
     for name, value in changes.items():
         click.echo(f"Successfully set {PROPERTIES[name]} to: {_words(value)}")
 

@@ -284,7 +284,7 @@ def _change(given: Sequence[Json], namespace: str | None, act: Callable[[Store, 
     if not given:
         click.echo("No resources specified")
         return
-    store, errors = the_store(), []
+    store, errors = the_store(makes_it=True), []
     for resource in given:
         try:
             act(store, _placed(kinds.of(resource), resource, namespace))
