@@ -12,21 +12,25 @@ from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, NOT_AVAILABLE, CniError
 from cni_calico.netlink import host_networks
 from datastore import open_store
+from datastore.frozen import frozen
 from ipam.assign import Request, assign
 from ipam.block import describe
 from ipam.find import allocations, holdings
+from ipam.living import BOOT
+from ipam.living import why_gone as proof
 from ipam.pool import Criteria, all_pools, default_pool, seedable
 from ipam.release import release
 from ipam.usage import has_room, why_exhausted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from cni_calico.skel import Call
     from datastore.api import Corrupt, Store
     from ipam.cidr import Address
     from ipam.handle import Assigned, Owner
+    from ipam.living import Living
 
 NAMESPACE_NAMES = ("kubernetes.io/metadata.name", "projectcalico.org/name")
 
@@ -36,15 +40,16 @@ def store_of(call: Call) -> Store:
     return open_store(call.conf.datastore_type, call.conf.datastore_dir)
 
 
-def give(call: Call, store: Store) -> tuple[Assigned, ...]:
+def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned, ...]:
     """Assign what the call asks for; raises IpamError, StoreError, CniError.
 
-    Addresses asked for come from CNI_ARGS, then args.cni.ips, then runtimeConfig.ips, as in host-local.
+    Addresses asked for come from CNI_ARGS, then args.cni.ips, then runtimeConfig.ips, as in host-local. `traces` are
+    attributes by which the pod's end can be proven later (cni_calico/facts.py).
     """
     conf, name = call.conf, node.name(call.conf)
     given = assign(store, Request(
         node=name,
-        owner=_owner(call, name),
+        owner=_owner(call, name, traces),
         families=conf.ipam.families,
         addresses=(*call.args.addresses, *conf.addresses),
         pools=conf.ipam.pools,
@@ -78,15 +83,32 @@ def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> N
                                   f"interface {attachment.ifname}; delete and add the attachment to repair it")
 
 
-def attachments(store: Store, network: str, damaged: Callable[[Corrupt], object]) -> dict[Attachment, list[Address]]:
+@frozen
+class Known:
+    """What an attachment holds, and what is told of its pod: attributes of its allocations, or of other records."""
+
+    addresses: tuple[Address, ...]
+    told: tuple[Mapping[str, str], ...]
+
+
+def attachments(store: Store, network: str, damaged: Callable[[Corrupt], object]) -> dict[Attachment, Known]:
     """Return the attachments of a network with what they hold; blocks that cannot be read are told to `damaged`."""
-    found: dict[Attachment, list[Address]] = {}
+    found: dict[Attachment, Known] = {}
     for allocation in allocations(store, damaged):
         owner = allocation.attribute.owner
         if owner.get("network") == network and "container" in owner and "interface" in owner:
             attachment = Attachment(network, owner["container"], owner["interface"])
-            found.setdefault(attachment, []).append(allocation.address)
+            known = found.get(attachment, Known((), ()))
+            found[attachment] = Known((*known.addresses, allocation.address), (*known.told, owner))
     return found
+
+
+def why_gone(call: Call, living: Living, attachment: Attachment, known: Known) -> str:
+    """Return why an attachment's pod is provably gone, by the runtime's list if GC has one; empty when it may live."""
+    valid = call.conf.valid_attachments
+    listed = None if valid is None else (attachment.container_id, attachment.ifname) in valid
+    reasons = [proof(told, living, listed) for told in known.told]
+    return reasons[0] if all(reasons) else ""
 
 
 def require_room(call: Call, store: Store) -> None:
@@ -107,12 +129,12 @@ def _criteria(call: Call, node_name: str) -> Criteria:
     return Criteria(node_name, call.conf.ipam.pools, namespace=dict.fromkeys(NAMESPACE_NAMES, name) if name else None)
 
 
-def _owner(call: Call, node_name: str) -> Owner:
+def _owner(call: Call, node_name: str, traces: Mapping[str, str]) -> Owner:
     """Return the attachment as owner, with what Calico stores of it (node, pod, time) and the boot it lives in."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
     timestamp = f"{stamp}.{int(now % 1 * 10**9):09} +0000 UTC"
-    attributes = {"node": node_name, "timestamp": timestamp, "boot": node.boot_id()}
+    attributes = {"node": node_name, "timestamp": timestamp, BOOT: node.boot_id(), **traces}
     if call.args.pod:
         attributes |= {"pod": call.args.pod, "namespace": call.args.namespace or "default"}
     return call.attachment.owner(attributes)

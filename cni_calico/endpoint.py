@@ -10,7 +10,7 @@ from __future__ import annotations
 from cni_calico.args import Attachment
 from datastore import keys
 from datastore.api import Conflict, Corrupt, Exists, Missing
-from datastore.frozen import frozen
+from datastore.frozen import frozen, replace
 from datastore.resources import Endpoint, endpoint_json, endpoint_of
 
 TYPE_CHECKING = False
@@ -35,27 +35,33 @@ class Found:
 
 def save(store: Store, node: str, args: Args, wire: Wire, wired: Wired) -> None:
     """Record a wired pod; a record left over from an attachment of the same name is replaced. Raises StoreError."""
-    attachment, in_kubernetes = wire.attachment, bool(args.pod and args.namespace)
-    endpoint = Endpoint(
-        name="-".join(map(_part, (node, "cni", attachment.container_id, attachment.ifname))),
-        namespace=args.namespace if in_kubernetes else DEFAULT_NAMESPACE,
-        orchestrator="k8s" if in_kubernetes else "cni",
-        pod=args.pod,
-        network=attachment.network,
-        container_id=attachment.container_id,
-        ifname=attachment.ifname,
-        node=node,
-        host_ifname=attachment.host_ifname,
-        mac=wired.pod_mac,
-        addresses=tuple(map(str, wire.addresses)),
-        source_table=wired.source_table,
-    )
+    endpoint = endpoint_for(node, args.pod, args.namespace, wire.attachment, tuple(map(str, wire.addresses)))
+    endpoint = replace(endpoint, mac=wired.pod_mac, source_table=wired.source_table)
     key = keys.workload_endpoint(endpoint.namespace, endpoint.name)
     try:
         store.create(key, endpoint_json(endpoint))
     except Exists:
         with store.exclusive():
             store.update(key, endpoint_json(endpoint), store.get(key).revision)
+
+
+def endpoint_for(node: str, pod: str, namespace: str, attachment: Attachment, addresses: tuple[str, ...]) -> Endpoint:
+    """Return the record of an attachment; pod and namespace are empty where the runtime told none."""
+    in_kubernetes = bool(pod and namespace)
+    return Endpoint(
+        name="-".join(map(_part, (node, "cni", attachment.container_id, attachment.ifname))),
+        namespace=namespace if in_kubernetes else DEFAULT_NAMESPACE,
+        orchestrator="k8s" if in_kubernetes else "cni",
+        pod=pod,
+        network=attachment.network,
+        container_id=attachment.container_id,
+        ifname=attachment.ifname,
+        node=node,
+        host_ifname=attachment.host_ifname,
+        mac="",
+        addresses=addresses,
+        source_table=0,
+    )
 
 
 def find(store: Store, attachment: Attachment) -> Found | None:
@@ -87,8 +93,8 @@ def attachment_of(endpoint: Endpoint) -> Attachment:
     return Attachment(endpoint.network, endpoint.container_id, endpoint.ifname)
 
 
-def attachments(store: Store, damaged: Callable[[Corrupt], object]) -> Iterator[Attachment]:
-    """Yield the attachment of every record that has one; one that cannot be read is told to `damaged`."""
+def attachments(store: Store, damaged: Callable[[Corrupt], object]) -> Iterator[tuple[Attachment, str]]:
+    """Yield attachment and node of every record that has one; one that cannot be read is told to `damaged`."""
     for key in store.keys(keys.WORKLOAD_ENDPOINTS):
         try:
             endpoint = endpoint_of(store.get(key))
@@ -98,7 +104,7 @@ def attachments(store: Store, damaged: Callable[[Corrupt], object]) -> Iterator[
             damaged(error)
             continue
         if endpoint:
-            yield attachment_of(endpoint)
+            yield attachment_of(endpoint), endpoint.node
 
 
 def _part(text: str) -> str:

@@ -1,16 +1,19 @@
 """The verbs of `calico-ipam`.
 
 It serves main plugins that wire in their own way, and knows nothing of their interfaces: an attachment is gone when the
-runtime says so.
+runtime says so, or the node has been rebooted since.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from cni_calico import addresses
+from cni_calico import addresses, node
 from cni_calico.config import GATEWAY
 from cni_calico.errors import DRIFT, INVALID_CONFIG, CniError
+from cni_calico.facts import one_by_one
+from cni_calico.netlink import Socket
+from cni_calico.reclaim import once_a_boot
 from cni_calico.result import Ip, Result
 from datastore.undo import all_of, fail
 from ipam.cidr import BITS
@@ -18,6 +21,8 @@ from ipam.find import holdings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from cni_calico.args import Attachment
     from cni_calico.skel import Call
     from datastore.api import Corrupt, Store
@@ -28,9 +33,10 @@ if TYPE_CHECKING:
 def add(call: Call) -> Result:
     """Assign; the result has the block's mask (an address asked for has its own) and Calico's gateway."""
     store = addresses.store_of(call)
+    once_a_boot(call, store)
     with store.exclusive():
         addresses.refuse_duplicate(call, store)
-        given = addresses.give(call, store)
+        given = addresses.give(call, store, {})
     return Result(ips=tuple(map(_ip, given)), routes=call.conf.ipam.routes, dns=call.conf.dns)
 
 
@@ -52,15 +58,14 @@ def check(call: Call) -> None:
 
 
 def gc(call: Call) -> None:
-    """Release what belongs to no valid attachment. Without a list nothing is released: nothing is provably gone."""
-    valid = call.conf.valid_attachments
-    if valid is None:
-        return
+    """Release what belongs to no valid attachment; without a list only what is left from before a reboot."""
     store = addresses.store_of(call)
     damaged: list[Corrupt] = []
     held = addresses.attachments(store, call.conf.name, damaged.append)
-    gone = [item for item in sorted(held, key=str) if (item.container_id, item.ifname) not in valid]
-    releases = (partial(_release, call, store, item, held[item]) for item in gone)
+    with Socket() as host:
+        living = one_by_one(node.name(call.conf), host)
+        gone = [item for item in sorted(held, key=str) if addresses.why_gone(call, living, item, held[item])]
+    releases = (partial(_release, call, store, item, held[item].addresses) for item in gone)
     all_of(*releases, *(partial(fail, error) for error in damaged))
 
 
@@ -78,6 +83,6 @@ def _ip(given: Assigned) -> Ip:
     return Ip(f"{address}/{prefix}", str(GATEWAY[address.family]))
 
 
-def _release(call: Call, store: Store, attachment: Attachment, held: list[Address]) -> None:
+def _release(call: Call, store: Store, attachment: Attachment, held: Collection[Address]) -> None:
     freed = addresses.take(store, attachment, held)
     call.log.info("GC released", attachment=attachment.alias, addresses=",".join(freed))

@@ -14,7 +14,7 @@ from cni_calico import rtmsg
 from cni_calico.errors import KERNEL, CniError
 from cni_calico.rtmsg import attributes
 from datastore.frozen import frozen
-from ipam.cidr import Address
+from ipam.cidr import Address, parse_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,18 +211,31 @@ class Socket:
             at += (length + 3) & ~3
 
 
-def aliases() -> Iterator[tuple[str, str]]:
-    """Yield name and alias of every link of this namespace that has an alias.
+@frozen
+class HostLink:
+    """A link of this namespace, its alias if it has one, and the single addresses that are routed to it."""
 
-    With pyroute2: this is for GC and repair, which look at all links, not for the per-pod path.
+    name: str
+    alias: str
+    addresses: tuple[Address, ...]
+
+
+def host_links() -> list[HostLink]:
+    """Return every link of this namespace with the addresses routed to it.
+
+    With pyroute2: this is for GC and audits, which look at all links, not for the per-pod path.
     """
     from pyroute2 import IPRoute
 
     with IPRoute() as kernel:
-        for link in _calmly(lambda: list(kernel.get_links())):
-            alias = link.get_attr("IFLA_IFALIAS")
-            if alias:
-                yield link.get_attr("IFLA_IFNAME"), alias
+        links = _calmly(lambda: list(kernel.get_links()))
+        routes = _calmly(lambda: list(kernel.get_routes(table=rtmsg.RT_TABLE_MAIN)))
+    routed: dict[int, list[Address]] = {}
+    for route in routes:
+        if route.get_attr("RTA_DST") and route["dst_len"] == (32 if route["family"] == rtmsg.AF_INET else 128):
+            routed.setdefault(route.get_attr("RTA_OIF"), []).append(parse_address(route.get_attr("RTA_DST")))
+    return [HostLink(link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_IFALIAS") or "",
+                     tuple(routed.get(link["index"], ()))) for link in links]
 
 
 def host_networks() -> Iterable[str]:

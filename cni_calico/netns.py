@@ -58,6 +58,15 @@ def is_own_path(path: str) -> bool:
         return False
 
 
+def own_id() -> str:
+    """Return what tells the namespace this thread is in from all others of this boot; empty where it is not told."""
+    try:
+        found = os.stat(OWN)
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}"
+
+
 def _is_netns(fd: int) -> bool:
     try:
         return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET

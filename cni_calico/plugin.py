@@ -5,18 +5,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 
-from cni_calico import addresses, dataplane, endpoint, netns, node
-from cni_calico.args import attachment_of_alias
+from cni_calico import addresses, dataplane, endpoint, facts, netns, node
+from cni_calico.args import Attachment
 from cni_calico.config import GATEWAY, OUR_IPAM
 from cni_calico.dataplane import Make, Wire
 from cni_calico.errors import DRIFT, INVALID_CONFIG, INVALID_NETNS, NOT_AVAILABLE, CniError, as_cni_error
-from cni_calico.netlink import Socket, aliases
+from cni_calico.netlink import Socket
+from cni_calico.reclaim import once_a_boot
 from cni_calico.result import Interface, Ip, Result, Route
 from datastore.api import Busy
 from datastore.frozen import replace
 from datastore.undo import Undo, all_of, fail
 from ipam.cidr import BITS, Cidr, parse_address, parse_network
 from ipam.errors import BadRequest
+from ipam.living import BOOT, identity
 from ipam.release import take_back
 
 TYPE_CHECKING = False
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from types import ModuleType
 
-    from cni_calico.args import Attachment
     from cni_calico.dataplane import Wired
     from cni_calico.skel import Call
     from datastore.api import Corrupt, Store
     from ipam.cidr import Address
+    from ipam.living import Living
 
 LEAST_IPV6_MTU = 1280  # RFC 8200 section 5
 HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachment
@@ -84,14 +86,15 @@ def check(call: Call) -> None:
 def gc(call: Call) -> None:
     """Remove what belongs to no valid attachment of this network; other networks are left alone (rules G1-G8).
 
-    Where the runtime sends no list at all, only attachments without a veth are removed: their pod is provably gone.
-    The file datastore holds this machine's attachments only, so none needs to be told apart by node.
+    Where the runtime sends no list at all, only attachments whose pod is provably gone are removed (ipam/living.py).
     """
-    store, valid = addresses.store_of(call), call.conf.valid_attachments
+    store = addresses.store_of(call)
     damaged: list[Corrupt] = []
-    known = _known(call, store, damaged.append)
-    gone = [item for item in sorted(known, key=str) if valid is None or (item.container_id, item.ifname) not in valid]
-    steps = [partial(_collect, call, store, item, known[item]) for item in gone]
+    living = facts.everything(node.name(call.conf))
+    known = _known(call, store, living, damaged.append)
+    valid = call.conf.valid_attachments or ()
+    steps = [partial(_collect, call, store, living, item, known[item])
+             for item in sorted(known, key=str) if (item.container_id, item.ifname) not in valid]
     if call.conf.ipam.type != OUR_IPAM:
         steps.append(partial(_delegate().collect, call))
     all_of(*steps, *(partial(fail, error) for error in damaged))
@@ -126,8 +129,9 @@ def _assign(call: Call, store: Store, interrupted: bool, undo: Undo) -> Result:
         undo.push(_delegate().delete, call)
         given: Result = _delegate().add(call)
         return given
+    once_a_boot(call, store)
     addresses.take(store, call.attachment)
-    assigned = addresses.give(call, store)
+    assigned = addresses.give(call, store, facts.traces(call.attachment))
     for item in assigned:
         undo.push(take_back, store, item)
     return Result(ips=tuple(Ip(str(item.address)) for item in assigned), routes=call.conf.ipam.routes)
@@ -238,16 +242,27 @@ def _forget_source_rules(call: Call, found: endpoint.Found) -> None:
             raise
 
 
-def _known(call: Call, store: Store, damaged: Callable[[Corrupt], object]) -> dict[Attachment, list[Address]]:
-    """Return every attachment of the network that a record, an address or a link tells of, with its addresses."""
-    found: dict[Attachment, list[Address]] = dict(addresses.attachments(store, call.conf.name, damaged))
-    told = {attachment for _, alias in aliases() if (attachment := attachment_of_alias(alias))}
+def _known(
+    call: Call, store: Store, living: Living, damaged: Callable[[Corrupt], object]
+) -> dict[Attachment, addresses.Known]:
+    """Return every attachment of the network that a record, an address or a link tells of, with what is told of it.
+
+    What a record of this node does not say of itself is what is true of everything that `calico` wires here and now.
+    """
+    told = {Attachment(*identity(wire.owner.attributes)): living.node for wire in living.wires}
     told.update(endpoint.attachments(store, damaged))
-    return found | {item: [] for item in told if item.network == call.conf.name and item not in found}
+    found = addresses.attachments(store, call.conf.name, damaged)
+    for attachment, its_node in told.items():
+        if attachment.network == call.conf.name:
+            here = {BOOT: living.boot, **facts.traces(attachment)} if its_node == living.node else {}
+            here |= attachment.owner({"node": its_node}).attributes
+            known = found.get(attachment, addresses.Known((), ({},)))
+            found[attachment] = replace(known, told=tuple({**here, **more} for more in known.told))
+    return found
 
 
-def _collect(call: Call, store: Store, attachment: Attachment, held: list[Address]) -> None:
-    """Remove one attachment, unless a verb is working on it just now, or, without any list, its veth is there."""
+def _collect(call: Call, store: Store, living: Living, attachment: Attachment, known: addresses.Known) -> None:
+    """Remove one attachment, unless a verb is working on it just now, or its pod may be alive."""
     with ExitStack() as resources:
         try:
             resources.enter_context(store.hold(attachment.host_ifname, 0))
@@ -255,10 +270,10 @@ def _collect(call: Call, store: Store, attachment: Attachment, held: list[Addres
             call.log.info("GC left an attachment that is being worked on", attachment=attachment.alias)
             return
         host = resources.enter_context(Socket())
-        if call.conf.valid_attachments is None and host.link(attachment.host_ifname):
-            return
-        _tear_down(replace(call, netns=""), store, attachment, held, host)
-        call.log.info("GC removed", attachment=attachment.alias)
+        why = addresses.why_gone(call, facts.looked_up(living, host), attachment, known)
+        if why:
+            _tear_down(replace(call, netns=""), store, attachment, known.addresses, host)
+            call.log.info("GC removed", attachment=attachment.alias, why=why)
 
 
 def _delegate() -> ModuleType:

@@ -7,7 +7,7 @@ from datastore.api import Corrupt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from datastore.api import Json, Record
 
@@ -34,9 +34,12 @@ def text(value: object) -> str:
     return value
 
 
-def texts(value: Mapping[str, object] | None) -> dict[str, str]:
+def texts(value: Mapping[str, Any] | None) -> dict[str, str]:
     """Return a mapping of strings to strings, empty for none; raises TypeError."""
-    return {text(name): text(item) for name, item in (value or {}).items()}
+    found = dict((value or {}).items())
+    if not {*map(type, found.values())} <= {str}:  # a block has hundreds: one look at all; JSON's names are strings
+        raise TypeError(f"{found!r} has something that is not a string")
+    return found
 
 
 def count(value: object) -> int:

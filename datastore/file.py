@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOTDIR
+from functools import lru_cache
 
 from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
 from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
@@ -42,14 +43,7 @@ class FileStore:
 
     def get(self, key: str) -> Record:
         """Return the record at the key; raises Missing, Corrupt, Unwritable."""
-        path = self.path(key)
-        try:
-            with open(path, "rb") as file:
-                return _decode(path, key, file.read())
-        except (FileNotFoundError, NotADirectoryError):
-            raise Missing(f"{key} is not in the datastore {self.root}") from None
-        except OSError as error:
-            raise _unusable("read", path, error) from error
+        return _decode(self.path(key), key, self._read(key))
 
     def create(self, key: str, value: Json) -> Record:
         """Store a new record; raises Exists."""
@@ -192,11 +186,21 @@ class FileStore:
 
     def path(self, key: str) -> str:
         """Return the file that holds the record of this key: what an operator would look at."""
-        *directories, last = key.strip("/").split("/")
-        if not all((*directories, last)):
-            raise ValueError(f"key {key!r} has an empty part")
+        folder, _, last = key.strip("/").rpartition("/")
         name = name_of(last) if not last.endswith(".json") else name_of(last[:-5]) + "%2Ejson"
-        return os.path.join(self.root, *map(name_of, directories), name + ".json")
+        if not name or "//" in f"{folder}/":
+            raise ValueError(f"key {key!r} has an empty part")
+        return f"{_folder(self.root, folder)}/{name}.json"
+
+    def _read(self, key: str) -> bytes:
+        path = self.path(key)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Missing(f"{key} is not in the datastore {self.root}") from None
+        except OSError as error:
+            raise _unusable("read", path, error) from error
 
     def _unlink(self, path: str) -> None:
         try:
@@ -206,7 +210,8 @@ class FileStore:
             raise _unusable("remove", path, error) from error
 
     def _require(self, key: str, revision: int) -> None:
-        if self.get(key).revision != revision:
+        head = dumps({"key": key, "revision": revision})[:-1] + b","  # as `_write` begins: no need to decode the rest
+        if not self._read(key).startswith(head) and self.get(key).revision != revision:
             raise Conflict(f"{key} has changed since it was read")
 
     def _write(self, record: Record) -> Record:
@@ -262,6 +267,12 @@ class FileStore:
             raise
         except OSError as error:
             raise _unusable("read", path, error) from error
+
+
+@lru_cache(maxsize=64)
+def _folder(root: str, key: str) -> str:
+    """Return the directory that a key without its last part stands for; few are asked for, each very often."""
+    return os.path.join(root, *map(name_of, key.split("/")))
 
 
 def _decode(path: str, key: str | None, data: bytes) -> Record:

@@ -26,6 +26,9 @@ def frozen(cls: type[T]) -> type[T]:
     defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
 
     def init(self: object, *args: Any, **fields: Any) -> None:
+        if len(args) == len(names) and not fields:  # a block has as many owners as addresses
+            vars(self).update(zip(names, args, strict=True))
+            return
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__} takes {len(names)} fields, not {len(args)}")
         given = dict(zip(names, args, strict=False))
@@ -43,7 +46,7 @@ def frozen(cls: type[T]) -> type[T]:
         return tuple(vars(self)[name] for name in names)
 
     def equal(self: object, other: object) -> bool:
-        return key(self) == key(other) if type(other) is type(self) else NotImplemented
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
 
     def show(self: object) -> str:
         return f"{cls.__name__}({', '.join(f'{name}={value!r}' for name, value in zip(names, key(self), strict=True))})"

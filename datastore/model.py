@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONFIRMED = "confirmed"
 PENDING = "pending"
 PENDING_DELETION = "pendingDeletion"
+USUAL = frozenset(("handle_id", "secondary"))  # what nearly every owner of an address has, and nothing else
 
 
 @frozen
@@ -212,10 +213,11 @@ def _block(value: Json) -> Block:
 
 def _attribute(value: Json) -> Attribute:
     handle, released_at = value.get("handle_id"), value.get("releasedAt")
+    known = USUAL | {"releasedAt"} if released_at else USUAL
     return Attribute(
         None if handle is None else text(handle),
         texts(value.get("secondary")),
-        others(value, "handle_id", "secondary", *(("releasedAt",) if released_at else ())),
+        {} if value.keys() == USUAL else others(value, *known),
         text(released_at or ""),
     )
 

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from datastore import keys
-from datastore.api import Conflict, Exists, Missing
+from datastore.api import Change, Conflict, Exists, Missing
 from datastore.frozen import replace
 from datastore.model import (
     CONFIRMED,
@@ -31,9 +31,9 @@ from ipam.errors import BadRequest, Contended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from datastore.api import Record, Store
+    from datastore.api import Json, Record, Store
     from datastore.model import Block
 
 Stored = tuple["Block", int]
@@ -105,19 +105,21 @@ def is_full(store: Store, cidr: Cidr, node: str) -> bool:
     return record.value.get("affinity") == host_affinity(node) and block_is_full(record)
 
 
-def claim(store: Store, node: str, cidr: Cidr) -> Stored | None:
+def claim(store: Store, node: str, cidr: Cidr, fits: Callable[[], bool] = lambda: True) -> Stored | None:
     """Make the block the node's, carrying on from where an earlier claim stopped; None when it is somebody else's.
 
+    `fits` is asked before a block is made; where it does not, the claim is dropped, and the answer is None as well.
     Raises Conflict, Exists or Missing when another writer was faster: try again.
     """
     pending = _pending(store, node, cidr)
-    affinity = affinity_of(pending)
-    stored = read_block(store, cidr) or _create(store, node, cidr)
-    if stored[0].affinity != host_affinity(node):
+    stored = read_block(store, cidr)
+    if stored is None and fits():
+        return _create(store, node, cidr, pending)
+    if stored is None or stored[0].affinity != host_affinity(node):
         store.delete(pending.key, pending.revision)
         return None
-    if affinity.state != CONFIRMED:
-        store.update(pending.key, affinity_json(replace(affinity, state=CONFIRMED)), pending.revision)
+    if affinity_of(pending).state != CONFIRMED:
+        store.update(pending.key, _confirmed(pending), pending.revision)
     return stored
 
 
@@ -134,11 +136,19 @@ def _pending(store: Store, node: str, cidr: Cidr) -> Record:
     return record
 
 
-def _create(store: Store, node: str, cidr: Cidr) -> Stored:
+def _create(store: Store, node: str, cidr: Cidr, pending: Record) -> Stored | None:
+    """Make the block, and confirm the affinity if nobody has touched it meanwhile: no block is without one."""
     now = time.time_ns()
     claimed_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now // 10**9))
     block = new_block(cidr, node, now, claimed_at)
-    return block, store.create(keys.block(cidr.family, str(cidr)), block_json(block)).revision
+    store.commit(Change(keys.block(cidr.family, str(cidr)), block_json(block), None),
+                 Change(pending.key, _confirmed(pending), pending.revision))
+    stored = read_block(store, cidr)
+    return stored if stored and stored[0].affinity == host_affinity(node) else None
+
+
+def _confirmed(record: Record) -> Json:
+    return affinity_json(replace(affinity_of(record), state=CONFIRMED))
 
 
 def claim_range(store: Store, node: str, within: Cidr, block_size: int) -> tuple[list[Cidr], list[Cidr]]:

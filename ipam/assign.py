@@ -12,7 +12,7 @@ from ipam.affinity import ATTEMPTS, Present, claim, read_block
 from ipam.block import give, held_of, host_affinity
 from ipam.cidr import BITS, block_at, parse_cidr
 from ipam.cooldown import settled
-from ipam.count import count_change
+from ipam.count import count_change, handle_record
 from ipam.errors import BadRequest, BlockLimit, Contended, Exhausted
 from ipam.find import held_by_handle
 from ipam.handle import Assigned
@@ -193,10 +193,12 @@ def _assign_address(store: Store, request: Request, address: Address, pools: Seq
     pool = _pool_for(request, address, pools)
     if _above_limit(store, request, address.family) >= request.count:
         raise _handle_is_full(request, address.family, 0)
-    cidr, config = _block_for(store, address, pool), configuration.load(store)
+    config = configuration.load(store)
     for _ in range(ATTEMPTS):
+        cidr = _block_for(store, address, pool)
+        cut_now = cidr.prefix == pool.block_size
         try:
-            stored = read_block(store, cidr) or claim(store, request.node, cidr)
+            stored = read_block(store, cidr) or (claim(store, request.node, cidr) if cut_now else None)
             if stored is None:
                 continue
             block = settled(stored[0], config.cooldown_seconds)
@@ -207,7 +209,7 @@ def _assign_address(store: Store, request: Request, address: Address, pools: Seq
             return _take(store, request, Room(block, stored[1], [ordinal]), [ordinal], requested=True)[0]
         except LOST_RACE:
             continue
-    raise Contended(_kept_changing(f"block {cidr}", f"assign {address}"))
+    raise Contended(_kept_changing(f"the block of {address}", "assign it"))
 
 
 def _pool_for(request: Request, address: Address, pools: Sequence[Pool]) -> Pool:
@@ -243,12 +245,18 @@ def _take(
     block, owner, cidr = room.block, request.owner, parse_cidr(room.block.cidr)
     updated = give(block, ordinals, Attribute(owner.handle_id, owner.attributes))
     given = [Assigned(cidr.address(at), cidr, owner.handle_id, block.sequence, requested) for at in ordinals]
-    counted = count_change(store, owner.handle_id, block.cidr, len(held_of(updated, owner.handle_id)))
+    counted = count_change(handle_record(store, owner.handle_id), owner.handle_id, block.cidr,
+                           len(held_of(updated, owner.handle_id)))
     written = Change(keys.block(cidr.family, block.cidr), block_json(updated), room.revision)
-    with Undo() as undo:
-        for item in given:
-            undo.push(take_back, store, item)  # also for a write that was made, but answered with an error
+    try:
         store.commit(*filter(None, (counted, written)))
+    except LOST_RACE:
+        raise  # nothing was written, and another process of this handle may have been given the very same
+    except BaseException:
+        with Undo() as undo:
+            for item in given:
+                undo.push(take_back, store, item)  # the write may have been made, but answered with an error
+            raise
     return given
 
 

@@ -78,20 +78,24 @@ def parse_address(text: str) -> Address:
 
 def parse_cidr(text: str) -> Cidr:
     """Return the range in the text, e.g. 10.0.0.0/8, no bit set behind the prefix; raises BadRequest."""
-    cidr = parse_network(text)
-    if cidr.first != parse_address(text.partition("/")[0]).number:
+    address, cidr = _address_and_network(text)
+    if cidr.first != address.number:
         raise BadRequest(f'"{text}" has bits set behind its prefix; did you mean {cidr}?')
     return cidr
 
 
 def parse_network(text: str) -> Cidr:
     """Return the range that an address with a prefix length, e.g. 10.1.2.3/8, lies in; raises BadRequest."""
+    return _address_and_network(text)[1]
+
+
+def _address_and_network(text: str) -> tuple[Address, Cidr]:
     start, _, length = text.partition("/")
     address = parse_address(start)
     bits = BITS[address.family]
     if not (length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits):
         raise BadRequest(f'"{text}" is not a CIDR: the prefix must be a number from 0 to {bits}')
-    return block_at(address, int(length))
+    return address, block_at(address, int(length))
 
 
 def block_at(address: Address, prefix: int) -> Cidr:

@@ -15,7 +15,7 @@ from ipam.handle import with_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from datastore.api import Store
+    from datastore.api import Record, Store
     from ipam.cidr import Cidr
 
 
@@ -31,16 +31,22 @@ def handle_blocks(store: Store, handle_id: str) -> list[Cidr]:
         raise Corrupt(f"record {record.key} names a block that is none: {error}; repair it") from error
 
 
-def count_change(store: Store, handle_id: str, cidr: str, count: int) -> Change | None:
+def handle_record(store: Store, handle_id: str) -> Record | None:
+    """Return the record of a handle, None when there is none."""
+    try:
+        return store.get(keys.handle(handle_id))
+    except Missing:
+        return None
+
+
+def count_change(record: Record | None, handle_id: str, cidr: str, count: int) -> Change | None:
     """Return the write that makes the handle hold `count` addresses in the block; None when there is nothing to write.
 
-    A handle that holds none at all is removed. Raises Corrupt.
+    A handle that holds none at all is removed. Where the block is not written in the same commit, the handle's record
+    must have been read before the block, so that whoever changes both makes this write fail. Raises Corrupt.
     """
-    key = keys.handle(handle_id)
-    try:
-        record = store.get(key)
-    except Missing:
-        new = with_count(Handle(handle_id, {}), cidr, count)
-        return Change(key, handle_json(new), None) if new.blocks else None
-    new = with_count(handle_of(record), cidr, count)
-    return Change(key, handle_json(new) if new.blocks else None, record.revision)
+    old = handle_of(record) if record else Handle(handle_id, {})
+    new = with_count(old, cidr, count)
+    if new.blocks == old.blocks and (new.blocks or record is None):
+        return None
+    return Change(keys.handle(handle_id), handle_json(new) if new.blocks else None, record.revision if record else None)

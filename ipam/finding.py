@@ -6,13 +6,15 @@ from datastore.frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from datastore.api import Torn
+    from typing import Any
+
     from datastore.model import Attribute
     from ipam.cidr import Address
 
 REPAIR = "`calicoctl ipam check --repair` sets it right"
 
 RECORD_UNREADABLE = "record-unreadable"
+SETTING_UNREADABLE = "setting-unreadable"
 BLOCK_UNSOUND = "block-unsound"
 BLOCK_MISSING = "block-missing"
 BLOCK_OVERLAP = "block-overlap"
@@ -24,6 +26,8 @@ AFFINITY_MISSING = "affinity-missing"
 AFFINITY_UNFINISHED = "affinity-unfinished"
 POOL_MISSING = "pool-missing"
 UNALLOCATED = "unallocated"
+ENDPOINT_STALE = "endpoint-stale"
+ENDPOINT_MISSING = "endpoint-missing"
 CONFLICT = "conflict"
 LEAKED = "leaked"
 WIRE_TWICE = "wire-twice"
@@ -31,6 +35,7 @@ WIRE_TWICE = "wire-twice"
 # What to do. Kinds that a repair sets right are exactly those whose advice is REPAIR.
 ADVICE = {
     RECORD_UNREADABLE: REPAIR,
+    SETTING_UNREADABLE: "restore it from a backup, or remove it and make it anew: only you know what it said",
     BLOCK_UNSOUND: REPAIR,
     BLOCK_MISSING: REPAIR,
     BLOCK_OVERLAP: "delete the pods in one of the two blocks, then take it from its node",
@@ -42,6 +47,8 @@ ADVICE = {
     AFFINITY_UNFINISHED: REPAIR,
     POOL_MISSING: "create the pool again, or delete the pods",
     UNALLOCATED: REPAIR,
+    ENDPOINT_STALE: REPAIR,
+    ENDPOINT_MISSING: REPAIR,
     CONFLICT: "delete the pod that has the address wrongly, and add it again",
     LEAKED: "release it: `calicoctl ipam release --from-report`, or the runtime's GC",
     WIRE_TWICE: "delete the pod whose attachment it is not",
@@ -58,7 +65,7 @@ class Finding:
     kind: str
     subject: str
     what: str
-    detail: object = None
+    detail: Any = None
 
     @property
     def advice(self) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ipam.cidr import Address
     from ipam.handle import Owner
 
+    Identity = tuple[str, ...]
+
 # Attributes that an allocation has besides Calico's: who it is for, and where its life can be looked for.
 BOOT, NETNS, VETH = "boot", "netns", "veth"
 IDENTITY = ("network", "container", "interface")
@@ -43,6 +45,11 @@ class Living:
     netns: str
     linked: Callable[[Mapping[str, str]], bool]
     wires: tuple[Wire, ...] = ()
+
+
+def identity(told: Mapping[str, str]) -> Identity:
+    """Return network, container and interface from an allocation's attributes; empty where they do not say."""
+    return tuple(told.get(name, "") for name in IDENTITY)
 
 
 def why_gone(owner: Mapping[str, str], living: Living, listed: bool | None = None) -> str:

@@ -13,14 +13,14 @@ from ipam import configuration, cooldown
 from ipam.affinity import ATTEMPTS, Present, block_cidrs, read_block
 from ipam.block import free, held, held_of, owner_of
 from ipam.cidr import BITS, block_at, parse_cidr
-from ipam.count import count_change, handle_blocks
+from ipam.count import count_change, handle_blocks, handle_record
 from ipam.errors import BadRequest, Changed, Contended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from datastore.api import Store
+    from datastore.api import Record, Store
     from datastore.model import Block
     from ipam.cidr import Address, Cidr
     from ipam.handle import Assigned, Owner
@@ -156,17 +156,20 @@ def _free(store: Store, cidr: Cidr, choose: Choose, handles: Collection[str]) ->
 
 def _free_once(store: Store, cidr: Cidr, choose: Choose, handles: Collection[str]) -> list[Address]:
     """Write block and handles, in this order: a death in between leaves a count that is too high, never too low."""
+    records = {handle_id: handle_record(store, handle_id) for handle_id in handles}
     stored = read_block(store, cidr)
     if stored is None:
-        store.commit(*_counts(store, cidr, None, handles))
+        store.commit(*_counts(cidr, None, records))
         return []
     block, revision = stored
     ordinals = choose(block)
-    had = {owner.handle for owner in (owner_of(block, ordinal) for ordinal in ordinals) if owner and owner.handle}
     if ordinals:
+        owners = (owner_of(block, ordinal) for ordinal in ordinals)
+        had = {owner.handle for owner in owners if owner and owner.handle}
+        records |= {handle_id: handle_record(store, handle_id) for handle_id in had.difference(records)}
         block = _freed(store, block, ordinals)
     written = [_written(block, revision)] if ordinals else []
-    store.commit(*written, *_counts(store, cidr, block, had.union(handles)))
+    store.commit(*written, *_counts(cidr, block, records))
     if ordinals and not block.attributes and block.affinity:
         _leave_if_deselected(store, block)
     return [cidr.address(ordinal) for ordinal in ordinals]
@@ -178,16 +181,15 @@ def _freed(store: Store, block: Block, ordinals: Collection[int]) -> Block:
         seconds = configuration.load(store).cooldown_seconds
     except Corrupt:
         seconds = 0  # a release depends on no configuration
-    block = free(block, ordinals, cooldown.stamp() if seconds else "")
-    return cooldown.settled(block, seconds)
+    return free(cooldown.settled(block, seconds), ordinals, cooldown.stamp() if seconds else "")
 
 
-def _counts(store: Store, cidr: Cidr, block: Block | None, handles: Iterable[str]) -> list[Change]:
+def _counts(cidr: Cidr, block: Block | None, records: Mapping[str, Record | None]) -> list[Change]:
     """Return the writes that make handles count what the block holds for them."""
     changes = []
-    for handle_id in sorted(handles):
+    for handle_id in sorted(records):
         holds = len(held_of(block, handle_id)) if block else 0
-        changes.append(count_change(store, handle_id, str(cidr), holds))
+        changes.append(count_change(records[handle_id], handle_id, str(cidr), holds))
     return [change for change in changes if change]
 
 
@@ -207,6 +209,7 @@ def _leave_if_deselected(store: Store, block: Block) -> None:
         return
     cidr = parse_cidr(block.cidr)
     try:
-        give_up_deselected(store, all_pools(store, cidr.family), node, cidr, 0)
+        cooldown_seconds = configuration.load(store).cooldown_seconds
+        give_up_deselected(store, all_pools(store, cidr.family), node, cidr, cooldown_seconds)
     except (Corrupt, BadRequest, Contended):
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from datastore import keys
 from datastore.api import Conflict, Missing
 from ipam import configuration
@@ -66,9 +68,12 @@ def delete_pool(store: Store, name: str) -> list[Cidr]:
     with store.exclusive():
         value = _disable(store, name)
         freed = release_pool(store, parse_cidr(value["spec"]["cidr"]))
-        record = store.get(keys.ippool(name))
-        store.delete(record.key, record.revision)
-    return freed
+        for _ in range(ATTEMPTS):
+            record = store.get(keys.ippool(name))
+            with suppress(Conflict):
+                store.delete(record.key, record.revision)
+                return freed
+    raise Contended(f"pool {name} kept changing; try again")
 
 
 def _disable(store: Store, name: str) -> Json:

@@ -7,6 +7,8 @@ and the walk starts anew.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from functools import partial
 from itertools import chain
 
 from datastore import keys
@@ -18,6 +20,7 @@ from ipam.affinity import (
     Present,
     block_cidrs,
     block_with_room,
+    cidrs_of,
     claim,
     disown,
     give_up,
@@ -68,6 +71,10 @@ class Plan:
         """Tell whether a block lies in a pool to assign from."""
         return any(cidr in parse_cidr(pool.cidr) for pool in self.chosen)
 
+    def block_size_at(self, cidr: Cidr) -> int | None:
+        """Return the size of the blocks that are cut there now, None where the plan has no pool."""
+        return next((pool.block_size for pool in self.chosen if cidr in parse_cidr(pool.cidr)), None)
+
     @property
     def memory(self) -> str:
         """The name under which the node remembers where it assigned from last: a pool asked for has its own."""
@@ -117,7 +124,7 @@ def has_step(store: Store, plan: Plan) -> bool:
     if any(_may_have_room(store, plan, cidr) for cidr in own):
         return True
     if plan.config.auto_allocate_blocks:
-        if len(own) >= plan.block_limit:
+        if _has(store, plan, own) >= plan.block_limit:
             return False
         if any(True for _ in _unclaimed(store, plan)) or any(True for _ in _reclaimable(store, plan)):
             return True
@@ -129,7 +136,9 @@ def _may_have_room(store: Store, plan: Plan, cidr: Cidr) -> bool:
     if is_reserved(plan.reserved, cidr) or is_full(store, cidr, plan.node):
         return False
     stored = read_block(store, cidr)
-    return stored is None or (stored[0].affinity == host_affinity(plan.node) and room_in(plan, stored) is not None)
+    if stored is None:
+        return _fits(store, plan, cidr)
+    return stored[0].affinity == host_affinity(plan.node) and room_in(plan, stored) is not None
 
 
 def steps(store: Store, plan: Plan) -> Iterator[Room]:
@@ -137,16 +146,20 @@ def steps(store: Store, plan: Plan) -> Iterator[Room]:
     remembered = _remembered(store, plan)
     if remembered:
         yield remembered
-    count = 0
+    count, seen = 0, set()
     for cidr in _own(store, plan):
+        seen.add(cidr)
         if is_full(store, cidr, plan.node) or is_reserved(plan.reserved, cidr):
             count += 1
             continue
-        claimed = claim(store, plan.node, cidr)
+        claimed = claim(store, plan.node, cidr, partial(_fits, store, plan, cidr))
         count += claimed is not None
         yield from _room(plan, claimed)
     if plan.config.auto_allocate_blocks:
         yield from _new(store, plan, count)
+        for cidr in _own(store, plan):
+            if cidr not in seen:  # claimed just now, also by another process of this node
+                yield from _room(plan, claim(store, plan.node, cidr, partial(_fits, store, plan, cidr)))
     if not plan.config.strict_affinity:
         yield from _borrowed(store, plan)
 
@@ -176,21 +189,20 @@ def _memory(store: Store, plan: Plan) -> Cidr | None:
         return None  # a hint: what it should have said is looked for
 
 
-def _own(store: Store, plan: Plan) -> list[Cidr]:
-    """Return the node's blocks in the chosen pools, beginning behind the one assigned from last.
+def _own(store: Store, plan: Plan) -> Iterator[Cidr]:
+    """Yield the node's blocks in the chosen pools, beginning with the one assigned from last.
 
-    Empty ones in pools that no longer select the node are given up.
+    Empty ones in pools that no longer select the node are given up first.
     """
-    covered, last = [], _memory(store, plan)
-    for cidr in own_blocks(store, plan.node, plan.family):
+    names, last = store.keys(keys.affinities(plan.node, plan.family)), _memory(store, plan)
+    if not plan.requested and len(plan.chosen) < len(plan.pools):
+        for cidr in cidrs_of(names):
+            if not plan.covers(cidr):
+                give_up_deselected(store, plan.pools, plan.node, cidr, plan.config.cooldown_seconds)
+    at = bisect_left(names, keys.affinity(plan.node, plan.family, str(last))) if last else 0
+    for cidr in cidrs_of(chain(names[at:], names[:at])):  # one by one: it is seldom far to one with room
         if plan.covers(cidr):
-            covered.append(cidr)
-        elif not plan.requested:
-            give_up_deselected(store, plan.pools, plan.node, cidr, plan.config.cooldown_seconds)
-    if last in covered:
-        at = covered.index(last)
-        covered = covered[at:] + covered[:at]
-    return covered
+            yield cidr
 
 
 def give_up_deselected(store: Store, pools: Sequence[Pool], node: str, cidr: Cidr, cooldown: int) -> bool:
@@ -199,6 +211,19 @@ def give_up_deselected(store: Store, pools: Sequence[Pool], node: str, cidr: Cid
     if pool is None or selects_node(store, pool, node):
         return False
     return give_up(store, node, cidr, require_empty=True, cooldown=cooldown)
+
+
+def _fits(store: Store, plan: Plan, cidr: Cidr) -> bool:
+    """Tell whether a block that a claim did not come to make may still be: the pool may have been made anew since."""
+    return cidr.prefix == plan.block_size_at(cidr) and Present(store, plan.family).at(cidr) is None
+
+
+def _has(store: Store, plan: Plan, own: Sequence[Cidr]) -> int:
+    """Return how many of these blocks are the node's; claims that came to nothing are told apart at the limit only."""
+    if len(own) < plan.block_limit:
+        return len(own)
+    stored = (read_block(store, cidr) for cidr in own)
+    return sum(item is not None and item[0].affinity == host_affinity(plan.node) for item in stored)
 
 
 def _room(plan: Plan, stored: Stored | None) -> Iterator[Room]:
@@ -211,12 +236,25 @@ def _new(store: Store, plan: Plan, own: int) -> Iterator[Room]:
     """Yield blocks made the node's just now: unclaimed ones, then empty ones that other nodes had."""
     if own >= plan.block_limit:
         raise BlockLimit(_at_limit(plan, own))
-    for cidr in chain(_unclaimed(store, plan), _reclaimed(store, plan)):
-        for room in _room(plan, claim(store, plan.node, cidr)):
+    for cidr in _free(store, plan):
+        for room in _room(plan, claim(store, plan.node, cidr, partial(_fits, store, plan, cidr))):
             yield room
             own += 1
             if own >= plan.block_limit:
                 raise BlockLimit(_at_limit(plan, own))
+
+
+def _free(store: Store, plan: Plan) -> Iterator[Cidr]:
+    """Yield blocks that nobody has; blocks of the pool's former size are never made again, but make room for others."""
+    yield from _unclaimed(store, plan)
+    room_made = False
+    for cidr in _reclaimed(store, plan):
+        if cidr.prefix == plan.block_size_at(cidr):
+            yield cidr
+        else:
+            room_made = True
+    if room_made:
+        yield from _unclaimed(store, plan)
 
 
 def _at_limit(plan: Plan, own: int) -> str:
@@ -240,7 +278,8 @@ def _reclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
         if block.affinity is None:
             disown(store, block, revision)
             yield parse_cidr(block.cidr)
-        elif give_up(store, block.affinity.partition(":")[2], parse_cidr(block.cidr), require_empty=True):
+        elif give_up(store, block.affinity.partition(":")[2], parse_cidr(block.cidr), True,
+                     plan.config.cooldown_seconds):
             yield parse_cidr(block.cidr)
 
 

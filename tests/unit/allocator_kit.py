@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from datastore.api import Change, Conflict, Exists, Missing, Record, Store, StoreError, Torn, Unwritable
+from datastore.memory import MemoryStore
 
 Json = dict[str, Any]
 Action = Callable[[Store], Any]
@@ -127,6 +128,13 @@ class Dying(OneByOne):
         if self.writes_left == 0:
             raise Died
         self.writes_left -= 1
+
+
+class DyingStore(Dying):
+    """A new store whose process can be made to die, by setting `writes_left`."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore(), -1)
 
 
 class Unheard(Door):

@@ -17,7 +17,7 @@ def counts(cidr: str, total: int, in_use: int, reserved: int = 0) -> BlockUsage:
 
 
 def test_the_example_of_the_reference() -> None:
-    """The numbers of reference/calico.md 4.1, whose own last column is one short of what its widest cell needs."""
+    """Numbers in the columns and with the spaces of Calico (commands/ipam/show.go)."""
     rows = [("IP Pool", counts("10.244.0.0/16", 65536, 17)), ("Block", counts("10.244.64.0/26", 64, 9))]
     assert table(rows) == """\
 +----------+----------------+-----------+------------+--------------+--------------+

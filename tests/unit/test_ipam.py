@@ -1,78 +1,36 @@
-"""Assigning and releasing against a store: the staircase, addresses asked for, exhaustion, and death between writes."""
+"""Assigning and releasing against a store: the staircase, addresses asked for, exhaustion, damaged records.
+
+Deaths and lost races are in test_conflicts.py, any order of everything in test_allocator_machine.py.
+"""
 
 from __future__ import annotations
 
-import itertools
-import random
 import threading
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from datastore import keys
-from datastore.api import Change, Conflict, Corrupt, Exists, Record
+from datastore.api import Corrupt
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
 from datastore.model import block_of, handle_of
-from datastore.undo import fail
 from ipam.assign import Request, assign
-from ipam.block import check
 from ipam.cidr import parse_address
 from ipam.errors import AddressInUse, BadRequest, Exhausted
-from ipam.find import allocations, holder, holdings
+from ipam.find import holder, holdings
 from ipam.handle import Owner
 from ipam.pool import Criteria
 from ipam.release import release, take_back
 from ipam.usage import has_room
 
+from .allocator_reader import sound
+
 ENV = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/28", "CALICO_IPV4POOL_BLOCK_SIZE": "30", "CALICO_IPV6POOL_CIDR": "fd00::/126",
        "CALICO_IPV6POOL_BLOCK_SIZE": "127"}
 NODE, OTHER = "jh3014c", "kunz263"  # names whose walk begins at a pool's first block
 SMALL = {**ENV, "CALICO_IPV6POOL_CIDR": "fd00::/122", "CALICO_IPV6POOL_BLOCK_SIZE": "122"}
-
-
-class Died(BaseException):
-    """The process ended here, as far as the store can tell."""
-
-
-class DyingStore(MemoryStore):
-    """A store whose process dies just before its n-th write; a commit is as many writes as it has changes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes_left = -1
-
-    def commit(self, *changes: Change) -> None:
-        for change in changes:
-            if change.revision is not None:
-                self._require(change.key, change.revision)
-            elif change.key in self.keys(""):
-                raise Exists(change.key)
-        for change in changes:
-            if change.value is None:
-                self.delete(change.key, change.revision or 0)
-            else:
-                self._put(change.key, change.value)
-
-    def _put(self, key: str, value: Any) -> Record:
-        self._count()
-        return super()._put(key, value)
-
-    def delete(self, key: str, revision: int) -> None:
-        self._require(key, revision)
-        self._count()
-        super().delete(key, revision)
-
-    def _count(self) -> None:
-        if self.writes_left == 0:
-            raise Died
-        self.writes_left -= 1
 
 
 def owner(name: str, ifname: str = "eth0", network: str = "net") -> Owner:
@@ -85,23 +43,6 @@ def request(name: str, ifname: str = "eth0", node: str = NODE, **more: Any) -> R
 
 def addresses(given: Any) -> list[str]:
     return [str(item.address) for item in given]
-
-
-def sound(store: Any) -> dict[str, str]:
-    """Check every invariant of the stored state; return address -> container."""
-    found = {}
-    counts: dict[tuple[str, str], int] = {}
-    for family in (4, 6):
-        for record in store.records(keys.blocks(family)):
-            block = check(block_of(record))
-            for attribute in (block.attributes[index] for index in block.allocations if index is not None):
-                counts[attribute.handle or "", block.cidr] = counts.get((attribute.handle or "", block.cidr), 0) + 1
-    handles = [handle_of(record) for record in store.records(keys.HANDLES)]
-    assert {(handle.handle_id, cidr): count for handle in handles for cidr, count in handle.blocks.items()} == counts
-    for allocation in allocations(store, fail):
-        assert str(allocation.address) not in found
-        found[str(allocation.address)] = allocation.attribute.owner["container"]
-    return found
 
 
 def test_from_own_block_then_the_next() -> None:
@@ -283,86 +224,6 @@ def test_a_block_that_cannot_be_read_stops_everything() -> None:
         assign(store, request("b"))
 
 
-def survives(store: DyingStore, writes: int, action: Callable[[], object]) -> bool:
-    """Run an action in a process that dies after so many writes; tell whether it got to its end."""
-    store.writes_left = writes
-    try:
-        action()
-        return True
-    except Died:
-        return False
-    finally:
-        store.writes_left = -1
-
-
-def test_a_killed_assign_is_healed() -> None:
-    """Wherever an assign dies, a release of the same owner leaves nothing, and the next assign works."""
-    for writes in itertools.count():
-        store = DyingStore()
-        assign(store, request("other", families=(4, 6)))
-        for n in range(3):
-            assign(store, request(f"fill{n}"))
-        before = sound(store)
-        finished = survives(store, writes, partial(assign, store, request("a", families=(4, 6))))
-        release(store, owner("a"))
-        assert sound(store) == before
-        assert len(addresses(assign(store, request("b", families=(4, 6))))) == 2
-        sound(store)
-        if finished:
-            assert writes > 5
-            return
-
-
-def test_a_killed_release_is_healed() -> None:
-    """Wherever a release dies, doing it again leaves nothing of the owner."""
-    for writes in itertools.count():
-        store = DyingStore()
-        assign(store, request("other"))
-        before = sound(store)
-        assign(store, request("a", families=(4, 6)))
-        finished = survives(store, writes, partial(release, store, owner("a")))
-        release(store, owner("a"))
-        assert sound(store) == before
-        if finished:
-            assert writes > 3
-            return
-
-
-class RacyStore(MemoryStore):
-    """A store where another writer often gets in before the write of an existing record."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.random = random.Random(seed)
-
-    def update(self, key: str, value: Any, revision: int) -> Record:
-        if self.random.random() < 0.4:
-            current = self.get(key)
-            super().update(key, current.value, current.revision)
-            raise Conflict("somebody was faster")
-        return super().update(key, value, revision)
-
-    def commit(self, *changes: Change) -> None:
-        for change in changes:
-            if change.revision is not None and self.random.random() < 0.4:
-                current = self.get(change.key)
-                super().update(change.key, current.value, current.revision)
-                raise Conflict("somebody was faster")
-        super().commit(*changes)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_lost_races_are_tried_again(seed: int) -> None:
-    """A write that loses to another is decided anew; counts do not drift."""
-    store = RacyStore(seed)
-    for n in range(8):
-        assign(store, request(f"c{n}", families=(4, 6)))
-    assert len(sound(store)) == 16
-    for n in range(8):
-        release(store, owner(f"c{n}"))
-    assert sound(store) == {}
-
-
 def test_parallel_assigns_on_files(tmp_path: Any) -> None:
     """Threads with stores of their own on one directory never get the same address."""
     given: list[str] = []
@@ -382,69 +243,6 @@ def test_parallel_assigns_on_files(tmp_path: Any) -> None:
 
 
 WIDE = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/24", "CALICO_IPV4POOL_BLOCK_SIZE": "28"}
-
-
-class AllocatorMachine(RuleBasedStateMachine):
-    """Assign, ask, release, take back and die, against a dictionary of who has what."""
-
-    names = st.sampled_from([f"c{n}" for n in range(8)])
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = DyingStore()
-        self.model: dict[str, str] = {}
-
-    def _free(self, name: str) -> None:
-        self.model = {address: holder for address, holder in self.model.items() if holder != name}
-
-    @rule(name=names, node=st.sampled_from([NODE, OTHER]), families=st.sampled_from([(4,), (6,), (4, 6)]))
-    def assign_any(self, name: str, node: str, families: tuple[int, ...]) -> None:
-        try:
-            given = addresses(assign(self.store, request(name, node=node, families=families, env=ENV)))
-        except Exhausted:
-            return
-        assert not self.model.keys() & set(given)
-        self.model |= dict.fromkeys(given, name)
-
-    @rule(name=names, last=st.integers(0, 15))
-    def assign_one(self, name: str, last: int) -> None:
-        wanted = f"10.0.0.{last}"
-        try:
-            assign(self.store, request(name, addresses=(parse_address(wanted),), env=ENV))
-            assert wanted not in self.model
-            self.model[wanted] = name
-        except AddressInUse:
-            assert wanted in self.model
-
-    @rule(name=names)
-    def release_all(self, name: str) -> None:
-        freed = set(map(str, release(self.store, owner(name))))
-        assert freed == {address for address, holder in self.model.items() if holder == name}
-        self._free(name)
-
-    @rule(name=names, writes=st.integers(0, 9), families=st.sampled_from([(4,), (4, 6)]))
-    def die_assigning(self, name: str, writes: int, families: tuple[int, ...]) -> None:
-        with suppress(Exhausted):
-            survives(self.store, writes, partial(assign, self.store, request(name, families=families, env=ENV)))
-        release(self.store, owner(name))
-        self._free(name)
-
-    @invariant()
-    def agree(self) -> None:
-        assert sound(self.store) == self.model
-
-    def teardown(self) -> None:
-        """Once everyone has released, nothing is held."""
-        for n in range(8):
-            release(self.store, owner(f"c{n}"))
-        assert sound(self.store) == {}
-        assert self.store.keys(keys.HANDLES) == []
-
-
-TestAllocatorMachine = AllocatorMachine.TestCase
-TestAllocatorMachine.settings = settings(max_examples=60, stateful_step_count=30)
-
-
 
 
 @pytest.mark.parametrize(("old", "new"), [("30", "28"), ("28", "30"), ("30", "29")])

@@ -15,14 +15,15 @@ import pytest
 
 from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Store, Unwritable
 from datastore.file import FileStore
-from datastore.memory import MemoryStore
+
+from .stores import STORES
 
 KEY = "/calico/ipam/v2/handle/net.c1"
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=sorted(STORES))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return MemoryStore() if request.param == "memory" else FileStore(str(tmp_path / "ds"))
+    return STORES[request.param](tmp_path)
 
 
 def test_create_get_update_delete(store: Store) -> None:

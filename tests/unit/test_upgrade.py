@@ -32,7 +32,8 @@ from ipam.pool import seed_default_pools
 from ipam.release import release
 from ipam.upgrade import Job, Summary, gate, upgrade
 
-from .test_ipam import Died, DyingStore, sound
+from .allocator_kit import Died, DyingStore
+from .allocator_reader import sound
 
 ROOT = Path(__file__).parents[2]
 ENV = {"CALICO_IPV4POOL_CIDR": "10.1.0.0/24", "CALICO_IPV4POOL_BLOCK_SIZE": "29",

@@ -1,0 +1,96 @@
+"""What endpoint records, handles and wires tell of blocks whose record is damaged or gone."""
+
+from __future__ import annotations
+
+from datastore import keys
+from datastore.api import Corrupt
+from datastore.model import handle_of
+from datastore.resources import endpoint_of
+from ipam.cidr import parse_address, parse_cidr
+from ipam.endpoints import told_before
+from ipam.errors import BadRequest
+from ipam.finding import RECORD_UNREADABLE
+from ipam.living import BOOT, NETNS, VETH
+from ipam.rebuild import Evidence, attribute_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from datastore.api import Store
+    from datastore.model import Attribute
+    from datastore.resources import Endpoint
+    from ipam.handle import Owner
+    from ipam.survey import Survey
+
+
+def gather(
+    store: Store, found: Survey, cidrs: Collection[str], owner_of: Callable[[Endpoint], Owner]
+) -> dict[str, Evidence]:
+    """Return the evidence for each of the blocks. Raises Unwritable."""
+    ranges = [parse_cidr(cidr) for cidr in cidrs]
+    owners: dict[str, dict[int, Attribute]] = {cidr: {} for cidr in cidrs}
+    for text, attribute in (*_of_endpoints(store, found, owner_of), *_of_wires(found)):
+        try:
+            address = parse_address(text)
+        except BadRequest:
+            continue
+        for cidr in ranges:
+            if address in cidr:
+                at = address.number - cidr.first
+                known = owners[str(cidr)].get(at)
+                same = known is not None and known.handle == attribute.handle
+                owners[str(cidr)][at] = attribute_of(attribute.handle or "", known.owner if known and same else {},
+                                                     attribute.owner)
+    handles = _handles(store, cidrs)
+    return {cidr: Evidence(owners[cidr], handles[cidr], _is_complete(found, cidr)) for cidr in cidrs}
+
+
+def _of_wires(found: Survey) -> list[tuple[str, Attribute]]:
+    """Return whose each wired address is, with what proves its end later."""
+    living = found.living
+    traces = {"node": living.node, BOOT: living.boot, NETNS: living.netns}
+    return [(str(address), attribute_of(wire.owner.handle_id, wire.owner.attributes, traces, {VETH: wire.link}))
+            for wire in living.wires for address in wire.addresses]
+
+
+def _of_endpoints(
+    store: Store, found: Survey, owner_of: Callable[[Endpoint], Owner]
+) -> list[tuple[str, Attribute]]:
+    """Return whose each recorded address is. One of this node is taken to be of this boot: the next one reclaims it."""
+    told = []
+    for record in store.scan(keys.WORKLOAD_ENDPOINTS, told_before):
+        endpoint = endpoint_of(record)
+        if endpoint is None:
+            continue
+        owner = owner_of(endpoint)
+        more = {"node": endpoint.node, "pod": endpoint.pod,
+                "namespace": endpoint.namespace if endpoint.pod else "",
+                BOOT: found.living.boot if endpoint.node == found.living.node else ""}
+        told += [(address, attribute_of(owner.handle_id, owner.attributes, more)) for address in endpoint.addresses]
+    return told
+
+
+def _handles(store: Store, cidrs: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return for each block the handles that name it, and how many they say they hold."""
+    told: dict[str, dict[str, int]] = {cidr: {} for cidr in cidrs}
+    for record in store.scan(keys.HANDLES, told_before):
+        try:
+            handle = handle_of(record)
+        except Corrupt:
+            continue
+        for cidr in told.keys() & handle.blocks.keys():
+            told[cidr][handle.handle_id] = handle.blocks[cidr]
+    return told
+
+
+def _is_complete(found: Survey, cidr: str) -> bool:
+    """Tell whether all that can have an address of the block is known: it is this node's, and no handle is damaged."""
+    damaged = any(finding.kind == RECORD_UNREADABLE and "/handle/" in finding.subject for finding in found.findings)
+    return node_of(found, cidr) == found.living.node and not damaged
+
+
+def node_of(found: Survey, cidr: str) -> str | None:
+    """Return whose a block is by its affinities, this node first; None where none is left."""
+    nodes = found.claims.get(cidr, [])
+    return found.living.node if found.living.node in nodes else nodes[0] if nodes else None

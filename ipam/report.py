@@ -1,0 +1,198 @@
+"""An audit as a file that `calicoctl ipam release` can act on later. Keys are Calico's (calicoctl commands/ipam).
+
+A report belongs to one datastore: the GUID in its ClusterInformation. What is released from it is what is leaked in all
+reports given, and still is the very same giving of the address (its sequence number).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from secrets import token_hex
+
+from datastore import keys
+from datastore.api import Corrupt, Exists, Missing
+from datastore.frozen import frozen
+from datastore.model import block_of
+from ipam.block import check, host_affinity
+from ipam.cidr import parse_address
+from ipam.errors import BadRequest
+from ipam.finding import HANDLE_EMPTY
+from ipam.release import Wanted
+from ipam.survey import FAMILIES, in_use
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from datastore.api import Json, Record, Store
+    from datastore.model import Attribute, Block
+    from ipam.audit import Audit
+    from ipam.cidr import Address
+
+
+@frozen
+class Cluster:
+    """What a report is tied to: the datastore's GUID, type and lock, and the revision of the record that says so."""
+
+    guid: str
+    type: str
+    locked: bool
+    revision: str
+
+
+@frozen
+class Report:
+    """What one or several reports agree on. identities: address -> attributes of its owner; handles: id -> revision."""
+
+    guid: str
+    versions: frozenset[str]
+    revisions: frozenset[str]
+    leaked: Mapping[Address, Wanted]
+    owners: Mapping[Address, Mapping[str, str]]
+    handles: Mapping[str, str]
+
+
+def cluster_of(store: Store) -> Cluster | None:
+    """Return what the datastore is, None where nothing says so yet. Raises Corrupt."""
+    try:
+        return _cluster(store.get(keys.CLUSTER_INFORMATION))
+    except Missing:
+        return None
+
+
+def made_cluster(store: Store, version: str) -> Cluster:
+    """Return what the datastore is, giving it a GUID when it has none. Raises Corrupt."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with suppress(Exists):
+        if cluster_of(store) is None:
+            store.create(keys.CLUSTER_INFORMATION, {
+                "kind": "ClusterInformation",
+                "apiVersion": "projectcalico.org/v3",
+                "metadata": {"name": "default", "creationTimestamp": now},
+                "spec": {"clusterGUID": token_hex(16), "clusterType": "", "calicoVersion": version,
+                         "datastoreReady": True},
+            })
+    return _cluster(store.get(keys.CLUSTER_INFORMATION))
+
+
+def _cluster(record: Record) -> Cluster:
+    spec = record.value.get("spec")
+    if not isinstance(spec, dict) or not spec.get("clusterGUID"):
+        raise Corrupt(f"record {record.key} has no clusterGUID; repair it")
+    return Cluster(str(spec["clusterGUID"]), str(spec.get("clusterType") or ""), spec.get("datastoreReady") is False,
+                   str(record.revision))
+
+
+def lines(store: Store, audit: Audit, cluster: Cluster, version: str) -> Iterator[str]:
+    """Yield a report's JSON text, an allocation to a line: no more than a block of it is ever in memory."""
+    head: Json = {
+        "version": version,
+        "clusterGUID": cluster.guid,
+        "datastoreLocked": cluster.locked,
+        "clusterInformationRevision": cluster.revision,
+        "clusterType": cluster.type,
+        "leakedHandles": [
+            {"ID": item.subject, "UID": None, "Revision": str(getattr(item.detail, "revision", ""))}
+            for item in audit.findings if item.kind == HANDLE_EMPTY
+        ],
+        "findings": [
+            {"kind": item.kind, "subject": item.subject, "what": item.what, "advice": item.advice}
+            for item in audit.findings
+        ],
+    }
+    yield json.dumps(head)[:-1] + ', "allocations": {'
+    comma = ""
+    for address, entry in entries(store, audit):
+        yield f"{comma}\n{json.dumps(address)}: {json.dumps([entry])}"
+        comma = ","
+    yield "\n}}\n"
+
+
+def entries(store: Store, audit: Audit) -> Iterator[tuple[str, Json]]:
+    """Yield every allocation as a report has it; blocks that cannot be read have none. Raises Unwritable."""
+    leaked = {(leak.address, leak.sequence) for leak in audit.leaks}
+    for family in FAMILIES:
+        for key in store.keys(keys.blocks(family)):
+            with suppress(Missing, Corrupt, BadRequest):
+                block = check(block_of(store.get(key)))
+                for address, attribute, sequence in in_use(block, resting=True):
+                    is_leaked = (address, sequence) in leaked
+                    yield str(address), _entry(block, address, attribute, sequence, is_leaked)
+
+
+def _entry(block: Block, address: Address, attribute: Attribute, sequence: int | None, leaked: bool) -> Json:
+    owner, resting = attribute.owner, bool(attribute.released_at)
+    node, pod = owner.get("node", ""), owner.get("pod", "")
+    entry: Json = {
+        "ip": str(address),
+        "handle": attribute.handle,
+        "sequenceNumber": sequence,
+        "pod": pod,
+        "namespace": owner.get("namespace", ""),
+        "node": node,
+        "type": owner.get("type") or ("pod" if pod or owner.get("container") else ""),
+        "creationTimestamp": owner.get("timestamp", ""),
+        "inUse": not leaked and not resting,
+        "borrowed": bool(node) and block.affinity not in (None, host_affinity(node)),
+        "coolingDown": resting,
+        "owners": [f"{owner.get('namespace') or 'default'}/{pod}"] if pod else [],
+    }
+    return {**entry, "attributes": dict(owner)} if leaked else entry
+
+
+def parse(text: str, name: str) -> Report:
+    """Return what a report says; raises BadRequest, naming the file, when it is none."""
+    try:
+        value = json.loads(text, object_hook=_without_used)
+        leaked = [item for items in value["allocations"].values() for item in items if item]
+        wanted = {parse_address(item["ip"]): item for item in leaked if item["sequenceNumber"] is not None}
+        return Report(
+            guid=value["clusterGUID"],
+            versions=frozenset({value["version"]}),
+            revisions=frozenset({value["clusterInformationRevision"]}),
+            leaked={at: Wanted(at, item["handle"], int(item["sequenceNumber"])) for at, item in wanted.items()},
+            owners={at: dict(item.get("attributes") or {}) for at, item in wanted.items()},
+            handles={item["ID"]: item["Revision"] for item in value["leakedHandles"]},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadRequest) as error:
+        raise BadRequest(f"{name} is no report of `calicoctl ipam check --output` ({error!r})") from error
+
+
+def _without_used(value: dict[str, Any]) -> dict[str, Any] | None:
+    """Leave out, while reading, the allocations that are in use or cool down: nearly all of them."""
+    return None if value.get("inUse") or value.get("coolingDown") else value
+
+
+def agreed(reports: Iterable[Report]) -> Report:
+    """Return what all the reports say; raises BadRequest when they are of several datastores."""
+    first, *rest = reports
+    for other in rest:
+        if other.guid != first.guid:
+            raise BadRequest(f"the reports are of several datastores: clusterGUID {first.guid} and {other.guid}")
+        first = Report(
+            guid=first.guid,
+            versions=first.versions | other.versions,
+            revisions=first.revisions | other.revisions,
+            leaked={at: item for at, item in first.leaked.items() if other.leaked.get(at) == item},
+            owners=first.owners,
+            handles={name: at for name, at in first.handles.items() if other.handles.get(name) == at},
+        )
+    return first
+
+
+def require(report: Report, cluster: Cluster | None, version: str, force: bool) -> None:
+    """Raise BadRequest unless the report is of this datastore, and, if not forced, of this version and up to date."""
+    if cluster is None or report.guid != cluster.guid:
+        mine = cluster.guid if cluster else "none"
+        raise BadRequest(f"the report is of another datastore: its clusterGUID is {report.guid}, this one's is {mine}")
+    if force:
+        return
+    if report.versions != {version}:
+        raise BadRequest(f"the report was made by version {', '.join(sorted(report.versions - {version}))}, this is "
+                         f"{version}; make it anew, or use --force")
+    if cluster.revision not in report.revisions:
+        raise BadRequest("no report is as new as the last change of ClusterInformation (revision "
+                         f"{cluster.revision}); make one anew, or use --force")
