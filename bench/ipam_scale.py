@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import pty
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ COMMANDS = {
     "show --show-blocks": ["ipam", "show", "--show-blocks"],
     "check": ["ipam", "check"],
 }
+ENOUGH_STEPS = 10
 FOUND_SOMETHING = 1  # exit code of `ipam check` that is no failure of the command
 
 
@@ -66,13 +68,16 @@ def _cost(command: list[str], store: Path) -> tuple[float, float]:
 
 
 def bar_steps(command: list[str], store: Path) -> int:
-    """Return how often the command drew a progress bar anew when its stderr is a terminal; its stdout is none."""
+    """Return how often the command drew a progress bar anew when its stderr is a terminal; its stdout is none.
+
+    It is ended when that is seen to happen: measuring was done without a terminal.
+    """
     child, terminal = pty.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.execve(_executable(), ["calicoctl", *command], _environment(store))
     seen = b""
-    while True:
+    while _steps(seen) < ENOUGH_STEPS:
         try:
             data = os.read(terminal, 65536)
         except OSError:  # EIO: the other end is closed
@@ -80,6 +85,11 @@ def bar_steps(command: list[str], store: Path) -> int:
         if not data:
             break
         seen += data
+    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(terminal)
+    return _steps(seen)
+
+
+def _steps(seen: bytes) -> int:
     return sum(b"%" in part for part in seen.split(b"\r"))

@@ -272,7 +272,7 @@ class FileStore:
 @lru_cache(maxsize=64)
 def _folder(root: str, key: str) -> str:
     """Return the directory that a key without its last part stands for; few are asked for, each very often."""
-    return os.path.join(root, *map(name_of, key.split("/")))
+    return os.path.join(root, *map(name_of, filter(None, key.split("/"))))
 
 
 def _decode(path: str, key: str | None, data: bytes) -> Record:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datastore.model import Attribute
     from ipam.cidr import Address
 
-REPAIR = "`calicoctl ipam check --repair` sets it right"
+REPAIR = "`calicoctl ipam check --repair` sets it right, on the node whose it is"
 
 RECORD_UNREADABLE = "record-unreadable"
 SETTING_UNREADABLE = "setting-unreadable"

@@ -29,7 +29,7 @@ from ipam.affinity import (
     read_block,
 )
 from ipam.block import check, host_affinity
-from ipam.cidr import parse_cidr
+from ipam.cidr import block_at, parse_cidr
 from ipam.cooldown import seconds_of, settled
 from ipam.errors import BadRequest, BlockLimit
 from ipam.pool import selects_node, usable
@@ -288,10 +288,19 @@ def _reclaimable(store: Store, plan: Plan) -> Iterator[Stored]:
     for record in store.records(keys.blocks(plan.family)):
         block = settled(check(block_of(record)), plan.config.cooldown_seconds)
         cidr, owner = parse_cidr(block.cidr), block.affinity or "host:"
-        if block.attributes or not plan.covers(cidr) or is_reserved(plan.reserved, cidr):
+        if block.attributes or is_reserved(plan.reserved, cidr) or not _makes_room(store, plan, cidr):
             continue
         if owner.startswith("host:") and owner != host_affinity(plan.node) and _is_settled_down(block):
             yield block, record.revision
+
+
+def _makes_room(store: Store, plan: Plan, cidr: Cidr) -> bool:
+    """Tell whether a block as the pool cuts them now could be made in the place of this one, were it not there."""
+    size = plan.block_size_at(cidr)
+    if size is None or cidr.prefix <= size:
+        return size is not None
+    cut = block_at(cidr.address(0), size)
+    return sum(other.overlaps(cut) for other in block_cidrs(store, plan.family)) == 1
 
 
 def _is_settled_down(block: Block) -> bool:

@@ -185,6 +185,20 @@ def test_gc_of_calico_ipam_without_a_list(machine: Machine) -> None:
     assert set(machine.allocated().values()) == {lives.container_id}
 
 
+def test_gc_without_a_list_knows_a_renamed_link(machine: Machine) -> None:
+    """A veth that an operator renamed is known by its alias: its pod lives."""
+    pod = machine.pod()
+    name = machine.add(pod)["interfaces"][0]["name"]
+    for command in (("down",), ("name", "renamed0"), ("up",)):
+        machine.host.ip("link", "set", "dev", name, *command)
+        name = "renamed0" if "name" in command else name
+    assert machine.call("GC", None).ok == {}
+    assert pod.container_id in machine.allocated().values()
+    machine.host.ip("link", "del", name)
+    assert machine.call("GC", None).ok == {}
+    assert machine.left() == []
+
+
 def test_check_with_a_real_kernel(machine: Machine) -> None:
     """calicoctl sees the veths of the host's namespace: living pods are no problem, dead ones are leaked, and released
     from the report; from another namespace nothing at all is judged."""

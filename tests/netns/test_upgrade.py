@@ -126,7 +126,7 @@ def test_what_is_left_stays_reserved(machine: Machine, host_local: HostLocal) ->
     assert done.returncode == 1
     assert done.stderr.startswith(f"calico-ipam: left: {host_local.folder}/10.7.0.0: ")
     assert len(done.stderr.splitlines()) == 1
-    record = FileStore(str(machine.datastore)).get(keys.ipreservation("host-local-n1-net"))
+    record = FileStore(str(machine.datastore)).get(keys.ipreservation(f"host-local-{NODE}-net"))
     assert record.value["spec"]["reservedCIDRs"] == ["10.7.0.0/32"]
     assert machine.call("ADD", machine.pod(), plugin="calico-ipam").ok["ips"][0]["address"] == "10.7.0.1/26"
     (host_local.folder / "10.7.0.0").unlink()

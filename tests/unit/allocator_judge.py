@@ -9,20 +9,9 @@ from typing import Any
 from ipam.assign import Filled
 from ipam.errors import AddressInUse, BadRequest, BlockLimit, Changed, Contended, Exhausted, IpamError
 
+from .allocator_deeds import Ask, Assign, Claim, Deed, DeletePool, Ensure, Leave, ReleaseAddresses, ReleaseOwner
 from .allocator_kit import Died, Outcome
-from .allocator_model import (
-    Ask,
-    Assign,
-    Claim,
-    Deed,
-    DeletePool,
-    Ensure,
-    Leave,
-    PoolModel,
-    ReleaseAddresses,
-    ReleaseOwner,
-    World,
-)
+from .allocator_model import PoolModel, World
 from .allocator_reader import BlockFacts, Holder, Reading, span
 
 
@@ -303,7 +292,8 @@ def _is_answer(deed: Deed, error: BaseException) -> bool:
 def _judge_given(world: World, before: Reading, pairs: Sequence[tuple[Deed, Outcome]]) -> None:
     """Assert what holds of assignments whatever the others do; all of it when nobody takes anything away.
 
-    Without autoAllocateBlocks a block that is claimed for the node meanwhile is more for it to give.
+    Without autoAllocateBlocks a block that is claimed for the node meanwhile is more for it to give. Processes of one
+    node may together claim more blocks than it may have, and be told of the limit while one of these has room.
     """
     alive = world.auto and not any(isinstance(outcome.error, Died) for _, outcome in pairs)
     only_more = all(isinstance(deed, Assign | Ask | Claim) for deed, _ in pairs)
@@ -319,8 +309,9 @@ def _judge_given(world: World, before: Reading, pairs: Sequence[tuple[Deed, Outc
         if not only_more:
             continue
         owned_by(world, deed, deed.gained(outcome.result))
-        if outcome.result.shortfall and alive:
-            judge_shortfall(world, deed, chosen, outcome.result.shortfall)
+        shortfall = outcome.result.shortfall
+        if shortfall and alive and not (isinstance(shortfall, BlockLimit) and nodes[deed.node] > 1):
+            judge_shortfall(world, deed, chosen, shortfall)
         has = world.owned(world.now, deed.node, chosen)
         if nodes[deed.node] == 1:
             assert len(has) <= max(_begun(before, deed, chosen), world.limit(deed))

@@ -21,25 +21,9 @@ from ipam.errors import Exhausted
 from ipam.pool import Criteria
 from ipam.usage import has_room
 
-from .allocator_judge import (
-    changed_only,
-    judge_ask,
-    judge_assign,
-    judge_dead,
-    judge_other,
-    judge_release,
-    judge_together,
-)
-from .allocator_kit import STEPS, Died, Dying, Outcome, Unheard, interleave
-from .allocator_model import (
-    ADDRESSES,
-    COOLDOWNS,
+from .allocator_deeds import (
     IFNAMES,
     NAMES,
-    NODES,
-    SELECTORS,
-    USES,
-    ZONES,
     Ask,
     Assign,
     Both,
@@ -51,9 +35,18 @@ from .allocator_model import (
     ReleaseAddresses,
     ReleaseHandle,
     ReleaseOwner,
-    World,
-    pools,
 )
+from .allocator_judge import (
+    changed_only,
+    judge_ask,
+    judge_assign,
+    judge_dead,
+    judge_other,
+    judge_release,
+    judge_together,
+)
+from .allocator_kit import STEPS, Died, Dying, Outcome, Unheard, interleave
+from .allocator_model import ADDRESSES, COOLDOWNS, NODES, SELECTORS, USES, ZONES, World, pools
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 ROUNDS, EXAMPLES, STEP_COUNT = (40, 560, 50) if NIGHTLY else (1, 200, 50)

@@ -10,6 +10,8 @@ import pytest
 
 from datastore import keys
 from datastore.file import FileStore
+from ipam.assign import Request, assign
+from ipam.handle import Owner
 from ipam.reclaim import reclaim
 
 from .audit_kit import BLOCK, NODE, House
@@ -54,8 +56,10 @@ def furnish(house: House) -> set[str]:
         house.unplug(name)
     house.bare("old-ptp", boot=BEFORE)
     stay = [*house.pod("new", (4, 6)), *house.pod("wired", boot=BEFORE), *house.pod("other", node="n2", boot=BEFORE),
-            *house.bare("unknown", boot=""), *house.bare("tunnel", boot=BEFORE, container="")]
-    return set(map(str, stay))
+            *house.bare("unknown", boot="")]
+    tunnel = Owner(f"ipip-tunnel-addr-{NODE}", {"node": NODE, "type": "ipipTunnelAddress", "boot": BEFORE})
+    given = assign(house.store, Request(NODE, tunnel, env=house.env))
+    return {*map(str, stay), *(str(item.address) for item in given)}
 
 
 def test_what_is_reclaimed(house: House) -> None:

@@ -111,8 +111,11 @@ def test_the_fixture_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "File exists" in capsys.readouterr().err
 
 
-def test_the_bench_with_tiny_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_with_tiny_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Assign, release and calicoctl are measured, every figure is there, and nothing is left behind."""
+    monkeypatch.setattr(ipam, "LARGEST", Size(1, 15, 1, block_size=28))
     options = ["--only", "assign,scale", "--blocks", "4", "--sizes", "0,40", "--runs", "2", "--claims", "1", "--row",
                "3", "--nodes", "2", "--allocations", "20", "--directory", str(tmp_path), "-o", "json"]
     assert ipam.main(options) == 0
