@@ -28,7 +28,7 @@ FEW = "one-block"  # a node that claims one for itself
 LARGEST = Size(1, 4095, 1, block_size=20)  # the largest block there is has 4,096 addresses; one is left to assign
 EXAMPLES = """\
 examples:
-  bench/ipam                                            everything; takes 6 GB of disk for a while
+  bench/ipam                                            everything; takes 8 GB of disk for a while
   bench/ipam --only assign --sizes 0,10000 --runs 50    quick
   bench/ipam --only processes --parallel 0
   bench/ipam --only scale --nodes 100 --allocations 11000

@@ -6,8 +6,8 @@ import click
 
 from calicoctl.command import CONTEXT, EXIT_CODES, Commands, config_option
 from calicoctl.completion import completion
-from calicoctl.ipam import ipam
-from calicoctl.resource_commands import apply, create, delete, get, label, patch, replace, validate
+from calicoctl.ipam.group import ipam
+from calicoctl.resources.commands import apply, create, delete, get, label, patch, replace, validate
 from calicoctl.version import version
 
 EPILOG = f"""\b

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from calicoctl import kinds
 from calicoctl.command import CONFIG, CONTEXT, EXIT_CODES, Failure
 from calicoctl.config import ConfigError, load
+from calicoctl.resources import kinds
 from datastore import open_store
 from datastore.api import StoreError
 from ipam.errors import BadRequest

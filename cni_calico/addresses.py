@@ -14,10 +14,10 @@ from cni_calico.netlink import host_networks
 from datastore import open_store
 from datastore.frozen import frozen
 from ipam.assign import Request, assign
+from ipam.audit.living import BOOT
+from ipam.audit.living import why_gone as proof
 from ipam.block import describe
 from ipam.find import allocations, holdings
-from ipam.living import BOOT
-from ipam.living import why_gone as proof
 from ipam.pool import Criteria, all_pools, default_pool, seedable
 from ipam.release import release
 from ipam.usage import has_room, why_exhausted
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from cni_calico.skel import Call
     from datastore.api import Corrupt, Store
+    from ipam.audit.living import Living
     from ipam.cidr import Address
     from ipam.handle import Assigned, Owner
-    from ipam.living import Living
 
 NAMESPACE_NAMES = ("kubernetes.io/metadata.name", "projectcalico.org/name")
 

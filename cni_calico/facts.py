@@ -1,4 +1,4 @@
-"""What this node can tell of its pods (ipam/living.py), from its kernel: for GC, for audits, and after a reboot."""
+"""What this node can tell of its pods (ipam/audit), from its kernel: for GC, for audits, and after a reboot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cni_calico.args import Attachment, attachment_of_alias
 from cni_calico.endpoint import endpoint_for
 from cni_calico.netlink import host_links
 from datastore.frozen import replace
-from ipam.living import NETNS, VETH, Living, Wire, identity
+from ipam.audit.living import NETNS, VETH, Living, Wire, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from cni_calico.result import Interface, Ip, Result, Route
 from datastore.api import Busy
 from datastore.frozen import replace
 from datastore.undo import Undo, all_of, fail
+from ipam.audit.living import BOOT, identity
 from ipam.cidr import BITS, Cidr, parse_address, parse_network
 from ipam.errors import BadRequest
-from ipam.living import BOOT, identity
 from ipam.release import take_back
 
 TYPE_CHECKING = False
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from cni_calico.dataplane import Wired
     from cni_calico.skel import Call
     from datastore.api import Corrupt, Store
+    from ipam.audit.living import Living
     from ipam.cidr import Address
-    from ipam.living import Living
 
 LEAST_IPV6_MTU = 1280  # RFC 8200 section 5
 HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachment
@@ -86,7 +86,7 @@ def check(call: Call) -> None:
 def gc(call: Call) -> None:
     """Remove what belongs to no valid attachment of this network; other networks are left alone (rules G1-G8).
 
-    Where the runtime sends no list at all, only attachments whose pod is provably gone are removed (ipam/living.py).
+    Where the runtime sends no list at all, only attachments whose pod is provably gone are removed (ipam/audit).
     """
     store = addresses.store_of(call)
     damaged: list[Corrupt] = []

@@ -35,7 +35,7 @@ def _reclaim(call: Call, store: Store, name: str) -> bool:
     """Reclaim, and tell whether nothing is left to do."""
     from cni_calico.facts import one_by_one
     from cni_calico.netlink import Socket
-    from ipam.reclaim import reclaim
+    from ipam.audit.reclaim import reclaim
 
     with Socket() as kernel:
         freed, finished = reclaim(store, one_by_one(name, kernel))

@@ -212,12 +212,15 @@ def _block(value: Json) -> Block:
 
 
 def _attribute(value: Json) -> Attribute:
-    handle, released_at = value.get("handle_id"), value.get("releasedAt")
-    known = USUAL | {"releasedAt"} if released_at else USUAL
+    handle, owner = value.get("handle_id"), value.get("secondary") or {}
+    if value.keys() == USUAL and type(handle) is str:
+        "".join(owner.values())  # raises TypeError for what is no string: a block has hundreds, and this is quick
+        return Attribute(handle, owner, {}, "")
+    released_at = value.get("releasedAt")
     return Attribute(
         None if handle is None else text(handle),
-        texts(value.get("secondary")),
-        {} if value.keys() == USUAL else others(value, *known),
+        texts(owner),
+        others(value, *(USUAL | {"releasedAt"} if released_at else USUAL)),
         text(released_at or ""),
     )
 

@@ -17,8 +17,8 @@ from cni_calico import skel
 from cni_calico.node import boot_id
 from datastore.file import FileStore
 from ipam.__main__ import CALICO_IPAM
-from ipam.audit import audit
-from ipam.living import Living
+from ipam.audit.audit import audit
+from ipam.audit.living import Living
 
 from .reader import TOO_MANY, UNFINISHED, findings, held
 

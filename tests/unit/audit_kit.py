@@ -13,11 +13,11 @@ from datastore import keys
 from datastore.file import FileStore
 from datastore.resources import endpoint_json
 from ipam.assign import Request, assign
-from ipam.audit import Audit, audit
+from ipam.audit.audit import Audit, audit
+from ipam.audit.living import Living, Wire, identity
+from ipam.audit.repair import Craft, repair
 from ipam.cidr import Address
 from ipam.find import allocations
-from ipam.living import Living, Wire, identity
-from ipam.repair import Craft, repair
 
 NODE, BOOT, NETNS = "jh3014c", "boot-now", "4:4026531840"  # a name whose walk begins at a pool's first block
 ENV = {"CALICO_IPV4POOL_CIDR": "10.0.0.0/26", "CALICO_IPV4POOL_BLOCK_SIZE": "29", "CALICO_IPV6POOL_CIDR": "fd00::/121",

@@ -12,12 +12,12 @@ from datastore import keys
 from datastore.api import Unwritable
 from datastore.frozen import replace
 from datastore.model import Attribute, block_of
-from ipam.audit import audit
-from ipam.audit_block import faults
+from ipam.audit.audit import audit
+from ipam.audit.blocks import faults
+from ipam.audit.living import Living, Wire, why_gone
+from ipam.audit.tally import Tally
 from ipam.cidr import parse_address
-from ipam.living import Living, Wire, why_gone
 from ipam.release import Wanted, release_addresses
-from ipam.tally import Tally
 
 from .audit_kit import BLOCK, BOOT, NETNS, NODE, House
 

@@ -11,8 +11,8 @@ import pytest
 from datastore import keys
 from datastore.file import FileStore
 from ipam.assign import Request, assign
+from ipam.audit.reclaim import reclaim
 from ipam.handle import Owner
-from ipam.reclaim import reclaim
 
 from .audit_kit import BLOCK, NODE, House
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from calicoctl.check import SECTIONS
+from calicoctl.ipam.check import SECTIONS
 from cni_calico.version import VERSION
 from datastore import keys
 from datastore.api import Torn
-from ipam.finding import ADVICE
+from ipam.audit.finding import ADVICE
 
 from .audit_kit import BLOCK, NODE, House
 from .calicoctl_kit import Place

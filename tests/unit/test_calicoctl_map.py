@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calicoctl.blockmap import cells_per_row, pen
-from calicoctl.chart import FULL, Cell, Gap, Item, Line, Shape, chart
+from calicoctl.ipam.blockmap import cells_per_row, pen
+from calicoctl.ipam.chart import FULL, Cell, Gap, Item, Line, Shape, chart
 from calicoctl.node import this_node
 from datastore.resources import Pool
 from ipam.cidr import Cidr, parse_cidr

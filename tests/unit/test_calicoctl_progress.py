@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from calicoctl.borrowed import borrowed
+from calicoctl.ipam.borrowed import borrowed
 from calicoctl.progress import watched
 from datastore.model import Attribute, Block
 from datastore.resources import Pool

@@ -147,7 +147,7 @@ def test_wrong_command_lines(house: Checked, options: tuple[str, ...]) -> None:
 
 def test_many_addresses(house: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are released batch by batch."""
-    monkeypatch.setattr("calicoctl.release.BATCH", 3)
+    monkeypatch.setattr("calicoctl.ipam.release.BATCH", 3)
     for number in range(10):
         house.bare(f"c{number}")
     assert house.place.ok("ipam", "release", report(house)).endswith("Released 10 of 10 IP addresses.\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from calicoctl.resources import create
+from calicoctl.resources.resources import create
 from datastore import keys
 from datastore.api import Record
 from datastore.file import FileStore

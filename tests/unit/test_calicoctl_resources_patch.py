@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calicoctl.patch import merged, patched, strategic
+from calicoctl.resources.patch import merged, patched, strategic
 from datastore import keys
 from datastore.model import config_of
 from ipam.errors import BadRequest

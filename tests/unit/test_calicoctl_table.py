@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calicoctl.ipam.usage import table
 from calicoctl.table import amount, number, printable, render, share
-from calicoctl.usage import table
 from ipam.utilization import BlockUsage
 
 COUNTS = st.integers(0, 2**128)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from datastore import keys
 from datastore.model import block_of, handle_of
 from datastore.resources import endpoint_of
+from ipam.audit.repair import repair
+from ipam.audit.survey import UNKNOWN
 from ipam.cidr import block_at
 from ipam.release import Wanted, release_addresses
-from ipam.repair import repair
-from ipam.survey import UNKNOWN
 
 from .audit_kit import BLOCK, BOOT, CRAFT, NETNS, NODE, House
 

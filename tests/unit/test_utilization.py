@@ -1,4 +1,4 @@
-"""How full pools and blocks are: reservations over a pool, use over its blocks, as Calico counts (libcalico-go lib/ipam, GetUtilization)."""
+"""How full pools and blocks are: reservations over a pool, use over its blocks, as Calico counts (GetUtilization)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`calicoctl ipam check`: an audit (ipam/audit.py) as people read it, and as a file. Sections are in Calico's order."""
+"""`calicoctl ipam check`: an audit (ipam/audit) as people read it, and as a file. Sections are in Calico's order."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from calicoctl.node import this_node
 from calicoctl.table import printable
 from cni_calico import facts
 from cni_calico.version import VERSION
-from ipam import finding as kinds
-from ipam.audit import audit
-from ipam.repair import Craft, repair
-from ipam.report import entries, lines, made_cluster
+from ipam.audit import finding as kinds
+from ipam.audit.audit import audit
+from ipam.audit.repair import Craft, repair
+from ipam.audit.report import entries, lines, made_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from datastore.api import Json, Store
-    from ipam.audit import Audit
-    from ipam.finding import Finding
+    from ipam.audit.audit import Audit
+    from ipam.audit.finding import Finding
 
 EPILOG = """\b
 Examples:

@@ -6,10 +6,7 @@ from datastore import keys
 from datastore.api import Corrupt, Missing, Torn
 from datastore.frozen import frozen
 from datastore.model import CONFIRMED, affinity_of, host_of
-from ipam.block import host_affinity
-from ipam.cidr import parse_cidr
-from ipam.errors import BadRequest
-from ipam.finding import (
+from ipam.audit.finding import (
     AFFINITY_MISSING,
     AFFINITY_STALE,
     AFFINITY_UNFINISHED,
@@ -17,7 +14,10 @@ from ipam.finding import (
     BLOCK_OVERLAP,
     Finding,
 )
-from ipam.survey import read, undisturbed
+from ipam.audit.survey import read, undisturbed
+from ipam.block import host_affinity
+from ipam.cidr import parse_cidr
+from ipam.errors import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from datastore.api import Store
+    from ipam.audit.survey import Survey
     from ipam.cidr import Cidr
-    from ipam.survey import Survey
 
 HOST = "host:"
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calicoctl.chart import FREE, OURS, RESERVED, Gap, Shape, chart
-from calicoctl.facts import LEVELS, block_count, facts, in_use_by_kind, left_out, meanings, nodes_of
+from calicoctl.ipam.chart import FREE, OURS, RESERVED, Gap, Shape, chart
+from calicoctl.ipam.facts import LEVELS, block_count, facts, in_use_by_kind, left_out, meanings, nodes_of
 from calicoctl.table import amount, printable
 from ipam.cidr import Address
 from ipam.utilization import node_of
@@ -25,7 +25,7 @@ from ipam.utilization import node_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from calicoctl.chart import Cell, Chart, Item, Survey
+    from calicoctl.ipam.chart import Cell, Chart, Item, Survey
     from ipam.cidr import Cidr
     from ipam.utilization import BlockUsage, PoolUsage
 

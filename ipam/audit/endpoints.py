@@ -7,10 +7,10 @@ from contextlib import suppress
 from datastore import keys
 from datastore.frozen import frozen
 from datastore.resources import endpoint_of
+from ipam.audit.living import identity
+from ipam.audit.tally import Tally
 from ipam.cidr import parse_address
 from ipam.errors import BadRequest
-from ipam.living import identity
-from ipam.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from datastore.api import Record, Store, Torn
     from datastore.resources import Endpoint
+    from ipam.audit.living import Identity
+    from ipam.audit.survey import Survey
     from ipam.cidr import Address
-    from ipam.living import Identity
-    from ipam.survey import Survey
 
 
 @frozen

@@ -7,10 +7,10 @@ nodes' allocations are compared between records only.
 from __future__ import annotations
 
 from datastore.frozen import frozen
-from ipam.audit_affinity import compare_affinities
-from ipam.audit_handle import compare_handles
-from ipam.audit_living import compare_living
-from ipam.survey import survey
+from ipam.audit.affinities import compare_affinities
+from ipam.audit.handles import compare_handles
+from ipam.audit.pods import compare_living
+from ipam.audit.survey import survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from datastore.api import Store
-    from ipam.finding import Finding, Leak
-    from ipam.living import Living
-    from ipam.survey import Survey
+    from ipam.audit.finding import Finding, Leak
+    from ipam.audit.living import Living
+    from ipam.audit.survey import Survey
 
 
 @frozen

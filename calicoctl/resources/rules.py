@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from calicoctl import kinds
-from calicoctl.fields import at
-from calicoctl.findings import finding, is_network, refuse
-from calicoctl.poolrules import pool_findings, pool_spec
+from calicoctl.resources import kinds
+from calicoctl.resources.fields import at
+from calicoctl.resources.findings import finding, is_network, refuse
+from calicoctl.resources.poolrules import pool_findings, pool_spec
 from ipam.errors import BadRequest
 from ipam.reservation import parse_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from calicoctl.kinds import Kind
+    from calicoctl.resources.kinds import Kind
     from datastore.api import Json, Store
 
     Test = Callable[[str], bool]

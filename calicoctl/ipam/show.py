@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from calicoctl.address import address_json, address_text, holder
-from calicoctl.blockmap import draw, pen
-from calicoctl.borrowed import show_borrowed
-from calicoctl.chart import survey
 from calicoctl.command import CONTEXT, EXIT_CODES, config_option, the_store
-from calicoctl.configure import configuration_json, configuration_table
+from calicoctl.ipam.address import address_json, address_text, holder
+from calicoctl.ipam.blockmap import draw, pen
+from calicoctl.ipam.borrowed import show_borrowed
+from calicoctl.ipam.chart import survey
+from calicoctl.ipam.configure import configuration_json, configuration_table
+from calicoctl.ipam.page import page, write
+from calicoctl.ipam.usage import as_json, as_table, usage
 from calicoctl.node import this_node
 from calicoctl.output import TEXT, echo, form_option
-from calicoctl.page import page, write
 from calicoctl.progress import every_block
 from calicoctl.table import printable
-from calicoctl.usage import as_json, as_table, usage
 from ipam.cidr import parse_address
 from ipam.configuration import load
 from ipam.errors import BadRequest

@@ -8,10 +8,8 @@ from datastore import keys
 from datastore.api import Busy, Corrupt, Missing, Unwritable
 from datastore.frozen import frozen
 from datastore.resources import endpoint_of
-from ipam.block import describe
-from ipam.endpoints import identity_of, read_endpoints, recorded
-from ipam.errors import BadRequest
-from ipam.finding import (
+from ipam.audit.endpoints import identity_of, read_endpoints, recorded
+from ipam.audit.finding import (
     CONFLICT,
     ENDPOINT_MISSING,
     ENDPOINT_STALE,
@@ -21,8 +19,10 @@ from ipam.finding import (
     Finding,
     Leak,
 )
-from ipam.living import IDENTITY, VETH, identity, why_gone
-from ipam.survey import holder, read
+from ipam.audit.living import IDENTITY, VETH, identity, why_gone
+from ipam.audit.survey import holder, read
+from ipam.block import describe
+from ipam.errors import BadRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from datastore.api import Store
     from datastore.model import Attribute
     from datastore.resources import Endpoint
+    from ipam.audit.endpoints import Endpoints
+    from ipam.audit.living import Living, Wire
+    from ipam.audit.survey import Survey
     from ipam.cidr import Address
-    from ipam.endpoints import Endpoints
-    from ipam.living import Living, Wire
-    from ipam.survey import Survey
 
 
 @frozen

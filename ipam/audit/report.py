@@ -15,12 +15,12 @@ from datastore import keys
 from datastore.api import Corrupt, Exists, Missing
 from datastore.frozen import frozen
 from datastore.model import block_of
+from ipam.audit.finding import HANDLE_EMPTY
+from ipam.audit.survey import FAMILIES, in_use
 from ipam.block import check, host_affinity
 from ipam.cidr import parse_address
 from ipam.errors import BadRequest
-from ipam.finding import HANDLE_EMPTY
 from ipam.release import Wanted
-from ipam.survey import FAMILIES, in_use
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from datastore.api import Json, Record, Store
     from datastore.model import Attribute, Block
-    from ipam.audit import Audit
+    from ipam.audit.audit import Audit
     from ipam.cidr import Address
 
 

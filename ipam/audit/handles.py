@@ -12,12 +12,12 @@ from datastore import keys
 from datastore.api import Corrupt, Missing, Torn
 from datastore.frozen import frozen
 from datastore.model import handle_of
+from ipam.audit.endpoints import told_before
+from ipam.audit.finding import HANDLE_COUNT, HANDLE_EMPTY, HANDLE_MISSING, Finding
+from ipam.audit.survey import FAMILIES, in_use, read, undisturbed
+from ipam.audit.tally import Tally
 from ipam.block import held_of
-from ipam.endpoints import told_before
 from ipam.errors import BadRequest
-from ipam.finding import HANDLE_COUNT, HANDLE_EMPTY, HANDLE_MISSING, Finding
-from ipam.survey import FAMILIES, in_use, read, undisturbed
-from ipam.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from datastore.api import Record, Store
-    from ipam.survey import Survey
-    from ipam.tally import Missed
+    from ipam.audit.survey import Survey
+    from ipam.audit.tally import Missed
 
 
 @frozen

@@ -1,6 +1,6 @@
 """The commands for resources: `get`, `create`, `apply`, `replace`, `delete`, `patch`, `label`, `validate`.
 
-Words, options and messages are Calico's (calicoctl commands/crud_commands.go); calicoctl/resources.py does the work.
+Words, options and messages are Calico's (calicoctl commands/crud_commands.go); resources.py does the work.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from calicoctl import documents, kinds, printing, resources
 from calicoctl.command import CONTEXT, EXIT_CODES, Failure, config_option, the_store
 from calicoctl.completion import kind_words, resource_names
-from calicoctl.patch import TYPES
+from calicoctl.resources import documents, kinds, printing, resources
+from calicoctl.resources.patch import TYPES
 from datastore.api import Exists, Missing, StoreError
 from ipam.errors import BadRequest, IpamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from calicoctl.kinds import Kind
-    from calicoctl.printing import Answer
+    from calicoctl.resources.kinds import Kind
+    from calicoctl.resources.printing import Answer
     from datastore.api import Json, Store
 
 Function = TypeVar("Function", bound="Callable[..., Any]")

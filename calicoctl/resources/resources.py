@@ -10,11 +10,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from calicoctl import kinds, rules
-from calicoctl.documents import resource as read_resource
-from calicoctl.fields import carry, check, identity, known
-from calicoctl.patch import patched
-from calicoctl.poolrules import pool_spec
+from calicoctl.resources import kinds, rules
+from calicoctl.resources.documents import resource as read_resource
+from calicoctl.resources.fields import carry, check, identity, known
+from calicoctl.resources.patch import patched
+from calicoctl.resources.poolrules import pool_spec
 from datastore import keys
 from datastore.api import Conflict, Corrupt, Exists, Missing
 from datastore.model import IpamConfig, config_json, config_of
@@ -24,7 +24,7 @@ from ipam.errors import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from calicoctl.kinds import Kind
+    from calicoctl.resources.kinds import Kind
     from datastore.api import Json, Record, Store
 
 TRIES = 100
@@ -89,7 +89,7 @@ def apply(store: Store, resource: Json) -> None:
 
 
 def patch(store: Store, kind: Kind, metadata: Json, text: str, how: str) -> None:
-    """Change a part of a stored resource (calicoctl/patch.py). Raises Missing, BadRequest, Conflict, Corrupt."""
+    """Change a part of a stored resource (patch.py). Raises Missing, BadRequest, Conflict, Corrupt."""
 
     def change(stored: Json) -> Json:
         outcome = read_resource(patched(stored, text, how))

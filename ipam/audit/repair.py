@@ -13,14 +13,14 @@ from datastore.api import Conflict, Corrupt, Exists, Missing, Torn
 from datastore.frozen import frozen, replace
 from datastore.model import CONFIRMED, PENDING, Affinity, Handle, affinity_json, handle_json, handle_of
 from datastore.resources import endpoint_json, endpoint_of
-from ipam import finding as kinds
 from ipam.affinity import claim, give_up
-from ipam.audit import audit, unwatched
-from ipam.audit_affinity import claims_of, disagreement, state_of
-from ipam.audit_handle import count
+from ipam.audit import finding as kinds
+from ipam.audit.affinities import claims_of, disagreement, state_of
+from ipam.audit.audit import audit, unwatched
+from ipam.audit.handles import count
+from ipam.audit.repair_block import repair_blocks
+from ipam.audit.survey import holder, read
 from ipam.block import held_of, host_affinity
-from ipam.repair_block import repair_blocks
-from ipam.survey import holder, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from datastore.api import Store
     from datastore.resources import Endpoint
-    from ipam.audit import Audit
-    from ipam.finding import Finding
+    from ipam.audit.audit import Audit
+    from ipam.audit.finding import Finding
+    from ipam.audit.living import Living, Wire
+    from ipam.audit.survey import Survey
     from ipam.handle import Owner
-    from ipam.living import Living, Wire
-    from ipam.survey import Survey
 
 ROUNDS = 5  # a damaged block hides its handles, and these what else may be wrong
 

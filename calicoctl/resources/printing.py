@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from calicoctl.command import echo_json
-from calicoctl.kinds import API_VERSION, Kind
+from calicoctl.resources.kinds import API_VERSION, Kind
 from calicoctl.table import printable
 from datastore.frozen import frozen
 

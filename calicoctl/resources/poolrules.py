@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calicoctl.findings import finding, is_network, refuse
+from calicoctl.resources.findings import finding, is_network, refuse
 from datastore import keys
 from ipam import selector
 from ipam.errors import BadRequest

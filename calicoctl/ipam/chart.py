@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calicoctl.ipam.usage import every_pool, every_reservation
 from calicoctl.progress import every_block
-from calicoctl.usage import every_pool, every_reservation
 from datastore.frozen import frozen
 from ipam.block import describe, owner_of
 from ipam.cidr import BITS, Cidr, block_at, parse_cidr

@@ -11,9 +11,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from calicoctl import kinds
-from calicoctl.fields import check, without_nulls
-from calicoctl.rules import endpoint_names
+from calicoctl.resources import kinds
+from calicoctl.resources.fields import check, without_nulls
+from calicoctl.resources.rules import endpoint_names
 from ipam.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from datastore import keys
 from datastore.api import Corrupt, Missing, Torn
 from datastore.frozen import frozen
 from datastore.model import block_json, block_of
+from ipam.audit.evidence import gather, node_of
+from ipam.audit.finding import BLOCK_UNSOUND, UNALLOCATED
+from ipam.audit.rebuild import Evidence, empty, rebuilt
+from ipam.audit.survey import UNKNOWN
 from ipam.block import check, host_affinity
 from ipam.cidr import block_at, parse_cidr
-from ipam.evidence import gather, node_of
-from ipam.finding import BLOCK_UNSOUND, UNALLOCATED
-from ipam.rebuild import Evidence, empty, rebuilt
-from ipam.survey import UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from datastore.api import Store
     from datastore.model import Block
     from datastore.resources import Endpoint
-    from ipam.audit import Audit
-    from ipam.audit_living import Stray
+    from ipam.audit.audit import Audit
+    from ipam.audit.pods import Stray
+    from ipam.audit.survey import Survey
     from ipam.cidr import Address
     from ipam.handle import Owner
-    from ipam.survey import Survey
 
 
 @frozen

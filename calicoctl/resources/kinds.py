@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calicoctl.fields import ANYTHING, LABELS, NUMBER, NUMBER_OR_TEXT, TEXT, TRUTH, at
+from calicoctl.resources.fields import ANYTHING, LABELS, NUMBER, NUMBER_OR_TEXT, TEXT, TRUTH, at
 from datastore import keys
 from datastore.frozen import frozen
 from ipam.configuration import PERSISTENCE
@@ -17,7 +17,7 @@ from ipam.errors import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from calicoctl.fields import Schema
+    from calicoctl.resources.fields import Schema
     from datastore.api import Json
 
     Columns = Mapping[str, Callable[[Json], str]]
@@ -49,7 +49,7 @@ class Kind:
 
     @property
     def schema(self) -> Schema:
-        """The description of the whole resource (calicoctl/fields.py)."""
+        """The description of the whole resource (calicoctl/resources/fields.py)."""
         status = {"status": self.status} if self.status else {}
         return {"apiVersion": TEXT, "kind": TEXT, "metadata": METADATA, "spec": self.spec, **status}
 

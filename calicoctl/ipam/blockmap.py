@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calicoctl.chart import (
+from calicoctl.ipam.chart import (
     BORROWED,
     COOLING,
     FREE,
@@ -26,7 +26,7 @@ from calicoctl.chart import (
     Shape,
     chart,
 )
-from calicoctl.facts import LEVELS, block_count, facts, in_use_by_kind, kind_of, left_out, meanings, nodes_of
+from calicoctl.ipam.facts import LEVELS, block_count, facts, in_use_by_kind, kind_of, left_out, meanings, nodes_of
 from calicoctl.table import amount, printable
 from datastore.frozen import frozen
 from ipam.cidr import Address, parse_cidr
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import TextIO
 
-    from calicoctl.chart import Cell, Chart, Survey
+    from calicoctl.ipam.chart import Cell, Chart, Survey
     from ipam.cidr import Cidr
     from ipam.utilization import BlockUsage, PoolUsage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calicoctl.chart import BORROWED, COOLING, FREE, LOST, MIXED, OTHER, OURS, RESERVED
+from calicoctl.ipam.chart import BORROWED, COOLING, FREE, LOST, MIXED, OTHER, OURS, RESERVED
 from calicoctl.table import amount, percent
 from ipam.cidr import BITS, parse_cidr
 from ipam.utilization import node_of
@@ -12,7 +12,7 @@ from ipam.utilization import node_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calicoctl.chart import Chart, Gap
+    from calicoctl.ipam.chart import Chart, Gap
     from ipam.utilization import BlockUsage
 
 LEVELS = ("empty", "less than a third in use", "less than two thirds", "more", "full")

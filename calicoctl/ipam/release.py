@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calicoctl.check import watched
 from calicoctl.command import CONTEXT, EXIT_CODES, config_option, the_store
+from calicoctl.ipam.check import watched
 from calicoctl.node import this_node
 from calicoctl.table import printable
 from cni_calico import facts
 from cni_calico.version import VERSION
 from datastore import keys
 from datastore.api import Conflict, Missing
-from ipam.audit_handle import count
+from ipam.audit.handles import count
+from ipam.audit.living import identity
+from ipam.audit.reclaim import forget_endpoints
+from ipam.audit.report import agreed, cluster_of, parse, require
 from ipam.cidr import parse_address
 from ipam.errors import BadRequest, Changed
 from ipam.find import holder
-from ipam.living import identity
-from ipam.reclaim import forget_endpoints
 from ipam.release import Wanted, release_addresses
-from ipam.report import agreed, cluster_of, parse, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from datastore.api import Store
+    from ipam.audit.report import Report
     from ipam.cidr import Address
-    from ipam.report import Report
 
 EPILOG = f"""\b
 Examples:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datastore import keys
 from datastore.api import Conflict, Corrupt, Missing
 from datastore.resources import endpoint_of
-from ipam.endpoints import identity_of
+from ipam.audit.endpoints import identity_of
+from ipam.audit.living import BOOT, identity, why_gone
 from ipam.errors import Changed
 from ipam.find import allocations
-from ipam.living import BOOT, identity, why_gone
 from ipam.release import Wanted, release_addresses
 
 TYPE_CHECKING = False
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from datastore.api import Store
+    from ipam.audit.living import Identity, Living
     from ipam.cidr import Address
     from ipam.find import Allocation
-    from ipam.living import Identity, Living
 
 
 def reclaim(store: Store, living: Living) -> tuple[tuple[Address, ...], bool]:

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from datastore.frozen import frozen, replace
 from datastore.model import Attribute, Block
+from ipam.audit.survey import UNKNOWN
 from ipam.cooldown import seconds_of, stamp
-from ipam.survey import UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

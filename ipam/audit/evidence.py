@@ -6,12 +6,12 @@ from datastore import keys
 from datastore.api import Corrupt
 from datastore.model import handle_of
 from datastore.resources import endpoint_of
+from ipam.audit.endpoints import told_before
+from ipam.audit.finding import RECORD_UNREADABLE
+from ipam.audit.living import BOOT, NETNS, VETH
+from ipam.audit.rebuild import Evidence, attribute_of
 from ipam.cidr import parse_address, parse_cidr
-from ipam.endpoints import told_before
 from ipam.errors import BadRequest
-from ipam.finding import RECORD_UNREADABLE
-from ipam.living import BOOT, NETNS, VETH
-from ipam.rebuild import Evidence, attribute_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from datastore.api import Store
     from datastore.model import Attribute
     from datastore.resources import Endpoint
+    from ipam.audit.survey import Survey
     from ipam.handle import Owner
-    from ipam.survey import Survey
 
 
 def gather(

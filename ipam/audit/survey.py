@@ -15,13 +15,13 @@ from datastore.api import Corrupt, Missing, Torn, Unwritable
 from datastore.model import block_of
 from datastore.resources import pool_of, reservation_of
 from ipam import configuration
-from ipam.audit_block import faults
+from ipam.audit.blocks import faults
+from ipam.audit.finding import BLOCK_UNSOUND, POOL_MISSING, RECORD_UNREADABLE, SETTING_UNREADABLE, Finding, Leak
+from ipam.audit.living import BOOT, NETNS, identity, why_gone
+from ipam.audit.tally import Tally
 from ipam.block import check
 from ipam.cidr import block_at, parse_cidr
 from ipam.errors import BadRequest
-from ipam.finding import BLOCK_UNSOUND, POOL_MISSING, RECORD_UNREADABLE, SETTING_UNREADABLE, Finding, Leak
-from ipam.living import BOOT, NETNS, identity, why_gone
-from ipam.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from datastore.api import Record, Store
     from datastore.model import Attribute, Block
+    from ipam.audit.living import Living
     from ipam.cidr import Address, Cidr
-    from ipam.living import Living
 
     T = TypeVar("T")
     Watch = Callable[[Iterable[T], str, int], Iterable[T]]

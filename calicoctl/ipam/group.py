@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from calicoctl.check import check
 from calicoctl.command import CONTEXT, EXIT_CODES, config_option
-from calicoctl.configure import configure
-from calicoctl.release import release
-from calicoctl.show import show
-from calicoctl.split import split
+from calicoctl.ipam.check import check
+from calicoctl.ipam.configure import configure
+from calicoctl.ipam.release import release
+from calicoctl.ipam.show import show
+from calicoctl.ipam.split import split
 
 EPILOG = f"""\b
 Examples:

@@ -1,0 +1,1 @@
+"""`calicoctl ipam`: one module per command, and what they draw."""
