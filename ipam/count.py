@@ -40,13 +40,13 @@ def handle_record(store: Store, handle_id: str) -> Record | None:
 
 
 def count_change(record: Record | None, handle_id: str, cidr: str, count: int) -> Change | None:
-    """Return the write that makes the handle hold `count` addresses in the block; None when there is nothing to write.
+    """Return the write that makes the handle hold `count` addresses in the block; None only when it holds nothing yet.
 
-    A handle that holds none at all is removed. Where the block is not written in the same commit, the handle's record
-    must have been read before the block, so that whoever changes both makes this write fail. Raises Corrupt.
+    A handle that holds none at all is removed; one whose count is right is written all the same, so that another
+    writer who has read it before fails. It must have been read before the block, if that is not written as well.
+    Raises Corrupt.
     """
-    old = handle_of(record) if record else Handle(handle_id, {})
-    new = with_count(old, cidr, count)
-    if new.blocks == old.blocks and (new.blocks or record is None):
+    new = with_count(handle_of(record) if record else Handle(handle_id, {}), cidr, count)
+    if record is None and not new.blocks:
         return None
     return Change(keys.handle(handle_id), handle_json(new) if new.blocks else None, record.revision if record else None)
