@@ -116,16 +116,16 @@ def _judge_blocks(
     world: World, before: Reading, deed: Assign, chosen: Sequence[PoolModel], gained: Sequence[str]
 ) -> None:
     """Assert that the node used its own blocks first, then new ones, and others' only when there were none."""
-    node = f"host:{deed.node}"
     had = {block.cidr for block in world.owned(before, deed.node, chosen)}
     has = {block.cidr for block in world.owned(world.now, deed.node, chosen)}
     assert had <= has
     assert len(has) <= max(_begun(before, deed, chosen), world.limit(deed))
-    if has - had:
-        assert world.auto or world.unfinished
+    begun = {cidr for node, cidr in before.affinities if node == deed.node}  # it carries on with those in their turn
+    if has - had - begun:
+        assert world.auto
         assert not any(world.to_give(world.now.blocks[cidr]) for cidr in had)
     borrowed = [block for block in world.now.blocks.values()
-                if block.affinity != node and block.addresses.keys() & set(gained)]
+                if block.affinity != f"host:{deed.node}" and block.addresses.keys() & set(gained)]
     if borrowed:
         assert not world.strict
         assert not world.eligible(world.now, deed.node, chosen, borrow=False)
