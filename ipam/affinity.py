@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from datastore import keys
-from datastore.api import Change, Conflict, Exists, Missing
+from datastore.api import Change, Conflict, Corrupt, Exists, Missing
 from datastore.frozen import replace
 from datastore.model import (
     CONFIRMED,
@@ -23,6 +23,7 @@ from datastore.model import (
     block_is_full,
     block_json,
     block_of,
+    handle_of,
 )
 from ipam.block import check, host_affinity, new_block
 from ipam.cidr import BITS, Cidr, parse_cidr
@@ -113,6 +114,8 @@ def claim(store: Store, node: str, cidr: Cidr, fits: Callable[[], bool] = lambda
     """
     pending = _pending(store, node, cidr)
     stored = read_block(store, cidr)
+    if stored is None and affinity_of(pending).state == CONFIRMED:
+        _require_unused(store, cidr)
     if stored is None and fits():
         return _create(store, node, cidr, pending)
     if stored is None or stored[0].affinity != host_affinity(node):
@@ -121,6 +124,17 @@ def claim(store: Store, node: str, cidr: Cidr, fits: Callable[[], bool] = lambda
     if affinity_of(pending).state != CONFIRMED:
         store.update(pending.key, _confirmed(pending), pending.revision)
     return stored
+
+
+def _require_unused(store: Store, cidr: Cidr) -> None:
+    """Raise Corrupt when a block that was there is gone, but handles say that addresses of it are in use.
+
+    That is a look at every handle, for what never happens: a block and its confirmed affinity come and go together.
+    """
+    for record in store.records(keys.HANDLES):
+        if str(cidr) in handle_of(record).blocks:
+            raise Corrupt(f"block {cidr} is gone, but {record.key} has addresses of it in use; "
+                          "`calicoctl ipam check --repair` makes it anew")
 
 
 def _pending(store: Store, node: str, cidr: Cidr) -> Record:
@@ -204,6 +218,8 @@ def _give_up(store: Store, node: str, cidr: Cidr, require_empty: bool, cooldown:
         return True
     block, revision = settled(stored[0], cooldown), stored[1]
     if block.attributes and require_empty:
+        if affinity_of(record).state != CONFIRMED:
+            store.update(key, _confirmed(record), record.revision)
         return False
     leaving = store.update(key, affinity_json(replace(affinity_of(record), state=PENDING_DELETION)), record.revision)
     disown(store, block, revision)

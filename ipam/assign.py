@@ -13,7 +13,7 @@ from ipam.block import give, held_of, host_affinity
 from ipam.cidr import BITS, block_at, parse_cidr
 from ipam.cooldown import settled
 from ipam.count import count_change, handle_record
-from ipam.errors import BadRequest, BlockLimit, Contended, Exhausted
+from ipam.errors import AddressInUse, BadRequest, BlockLimit, Contended, Exhausted
 from ipam.find import held_by_handle
 from ipam.handle import Assigned
 from ipam.pool import (
@@ -26,6 +26,7 @@ from ipam.pool import (
     seed_default_pools,
 )
 from ipam.release import take_back
+from ipam.reservation import held_by_upgrade
 from ipam.staircase import Plan, Room, plan_of, remember, steps
 
 TYPE_CHECKING = False
@@ -48,6 +49,7 @@ class Request:
     block_limit: most blocks the node may have for it, 0 for what is configured; handle_limit: most addresses of one
     family that the handle may hold, 0 for any number (Calico: MaxBlocksPerHost, MaxAllocToHandlePerIPVersion).
     env and host_networks are what the default pools of a new datastore are made from.
+    upgrading: whether it is the upgrade that asks, for an address that it has reserved (ipam/upgrade.py).
     """
 
     node: str
@@ -62,6 +64,7 @@ class Request:
     namespace: Mapping[str, str] | None = None
     block_limit: int = 0
     handle_limit: int = 0
+    upgrading: bool = False
 
     @property
     def criteria(self) -> Criteria:
@@ -83,16 +86,15 @@ def assign(store: Store, request: Request) -> tuple[Assigned, ...]:
     Raises BadRequest, Exhausted (BlockLimit), AddressInUse, Contended, or a StoreError.
     """
     asked = {address.family for address in request.addresses}
-    # Before the lock: making the default pools of a new datastore looks at the host's routes, which takes its time.
-    pools = {family: _pools(store, request, family) for family in sorted({*asked, *request.families})}
+    _seed(store, request, {*asked, *request.families})
     given: list[Assigned] = []
     with store.exclusive(), Undo() as undo:
         for address in dict.fromkeys(request.addresses):
-            given.append(_assign_address(store, request, address, pools[address.family]))
+            given.append(_assign_address(store, request, address))
             undo.push(take_back, store, given[-1])
         for family in request.families:
             if family not in asked:
-                filled = _fill(store, request, family, pools[family])
+                filled = _fill(store, request, family)
                 for item in filled.assigned:
                     undo.push(take_back, store, item)
                 given += filled.assigned
@@ -106,9 +108,9 @@ def auto_assign(store: Store, request: Request, family: int) -> Filled:
 
     Raises BadRequest, Contended, or a StoreError.
     """
-    pools = _pools(store, request, family)
+    _seed(store, request, [family])
     with store.exclusive():
-        return _fill(store, request, family, pools)
+        return _fill(store, request, family)
 
 
 def ensure_block(store: Store, request: Request, family: int) -> Cidr:
@@ -116,10 +118,10 @@ def ensure_block(store: Store, request: Request, family: int) -> Cidr:
 
     Raises BadRequest, Exhausted, Contended, or a StoreError.
     """
-    pools = _pools(store, request, family)
+    _seed(store, request, [family])
     with store.exclusive():
-        plan = plan_of(store, request.criteria, family, pools, request.block_limit)
         for _ in range(ATTEMPTS):
+            plan = _plan(store, request, family)
             try:
                 for room in steps(store, plan):
                     if room.block.affinity == host_affinity(request.node):
@@ -130,19 +132,18 @@ def ensure_block(store: Store, request: Request, family: int) -> Cidr:
     raise Contended(_kept_changing(f"blocks of node {request.node}", "find one with room"))
 
 
-def _fill(store: Store, request: Request, family: int, pools: Sequence[Pool]) -> Filled:
-    """Walk the staircase until the count is reached; a race that is lost begins it anew."""
-    plan = plan_of(store, request.criteria, family, pools, request.block_limit)
+def _fill(store: Store, request: Request, family: int) -> Filled:
+    """Walk the staircase until the count is reached; a race that is lost begins it anew, with what is true by then."""
     wanted = request.count - _above_limit(store, request, family)
     given: list[Assigned] = []
     with Undo() as undo:
         for _ in range(ATTEMPTS):
             try:
-                shortfall = _climb(store, request, plan, wanted, given, undo)
+                shortfall = _climb(store, request, _plan(store, request, family), wanted, given, undo)
                 return Filled(tuple(given), shortfall)
             except LOST_RACE:
                 continue
-        raise Contended(_kept_changing(f"blocks of node {plan.node}", "assign"))
+        raise Contended(_kept_changing(f"blocks of node {request.node}", "assign"))
 
 
 def _climb(
@@ -188,11 +189,14 @@ def _handle_is_full(request: Request, family: int, given: int) -> Exhausted:
     return Exhausted(_short(family, request, given, why))
 
 
-def _assign_address(store: Store, request: Request, address: Address, pools: Sequence[Pool]) -> Assigned:
+def _assign_address(store: Store, request: Request, address: Address) -> Assigned:
     """Give this very address (Calico: AssignIP); its block is claimed for the node when nobody has it."""
-    pool = _pool_for(request, address, pools)
+    pool = _pool_for(request, address, all_pools(store, address.family))
     if _above_limit(store, request, address.family) >= request.count:
         raise _handle_is_full(request, address.family, 0)
+    gate = None if request.upgrading else held_by_upgrade(store, address)
+    if gate:
+        raise AddressInUse(f"address {address} is still host-local's ({gate}); finish `calico-ipam -upgrade`")
     config = configuration.load(store)
     for _ in range(ATTEMPTS):
         cidr = _block_for(store, address, pool)
@@ -260,12 +264,15 @@ def _take(
     return given
 
 
-def _pools(store: Store, request: Request, family: int) -> list[Pool]:
-    pools = all_pools(store, family)
-    if pools:
-        return pools
-    seed_default_pools(store, request.env, [family], request.host_networks)
-    return all_pools(store, family)
+def _plan(store: Store, request: Request, family: int) -> Plan:
+    return plan_of(store, request.criteria, family, all_pools(store, family), request.block_limit)
+
+
+def _seed(store: Store, request: Request, families: Iterable[int]) -> None:
+    """Make the default pools of a new datastore; before its lock is taken, for it looks at the host's routes."""
+    for family in sorted(set(families)):
+        if not all_pools(store, family):
+            seed_default_pools(store, request.env, [family], request.host_networks)
 
 
 def _kept_changing(what: str, to_do: str) -> str:

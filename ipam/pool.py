@@ -32,8 +32,8 @@ MODES = {"": "Never", "off": "Never", "never": "Never", "crosssubnet": "CrossSub
 
 def all_pools(store: Store, family: int) -> list[Pool]:
     """Return every pool of the family, in name order. Raises Corrupt."""
-    pools = [_sound(pool_of(record)) for record in store.records(keys.IPPOOLS)]
-    return [pool for pool in pools if (":" in pool.cidr) == (family == 6)]
+    pools = map(pool_of, store.records(keys.IPPOOLS))
+    return [_sound(pool) for pool in pools if (":" in pool.cidr) == (family == 6)]
 
 
 def _sound(pool: Pool) -> Pool:
@@ -64,21 +64,27 @@ class Criteria:
 def usable(store: Store, pools: Sequence[Pool], criteria: Criteria, family: int) -> list[Pool]:
     """Return the pools to assign from: those requested by name or CIDR, else every one that suits (`why_not`).
 
-    Selectors and assignmentMode do not bind a request, allowedUses does (Calico: determinePools). Raises BadRequest
-    for a requested pool that cannot serve, Corrupt.
+    Selectors and assignmentMode do not bind a request; allowedUses does (Calico: determinePools). Raises BadRequest
+    for a requested pool that is not there or disabled, or when none of them is for the use; Corrupt.
     """
     requested = criteria.requested.get(family, ())
-    if requested:
-        return [_requested(pools, wanted, family, criteria.use) for wanted in dict.fromkeys(requested)]
-    return [pool for pool in pools if why_not(store, pool, criteria) is None]
+    if not requested:
+        return [pool for pool in pools if why_not(store, pool, criteria) is None]
+    found = [_requested(pools, wanted, family) for wanted in dict.fromkeys(requested)]
+    chosen = [pool for pool in found if refusal_of_use(pool, criteria.use) is None]
+    if not chosen:
+        names = ", ".join(f'"{pool.name}"' for pool in found)
+        raise BadRequest(f"requested pools cannot be used: {names}: {refusal_of_use(found[0], criteria.use)}")
+    return chosen
 
 
-def _requested(pools: Sequence[Pool], wanted: str, family: int, use: str) -> Pool:
-    pool = next((pool for pool in pools if wanted in (pool.name, pool.cidr)), None)
+def _requested(pools: Sequence[Pool], wanted: str, family: int) -> Pool:
+    cidr = str(parse_cidr(wanted)) if "/" in wanted else ""
+    pool = next((pool for pool in pools if wanted == pool.name or cidr == pool.cidr), None)
     if pool is None:
         known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
         raise BadRequest(f'requested IPv{family} pool "{wanted}" does not exist; IPv{family} pools are: {known}')
-    reason = refusal(pool) or refusal_of_use(pool, use)
+    reason = refusal(pool)
     if reason:
         raise BadRequest(f'requested pool "{wanted}" cannot be used: {reason}')
     return pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from datastore import keys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     Choose = Callable[[Block], list[int]]
 
 LOST_RACE = (Conflict, Exists, Missing)
+MOST_AT_ONCE = 100  # addresses of a block, each with a handle to count: etcd takes 128 writes in a transaction
 
 
 @frozen
@@ -76,8 +78,10 @@ def release_handle(store: Store, handle_id: str) -> list[Address]:
     """
     freed: list[Address] = []
     with store.exclusive():
-        for cidr in handle_blocks(store, handle_id):
-            freed += _free(store, cidr, lambda block: held_of(block, handle_id), {handle_id})
+        def free_from(cidr: Cidr) -> None:
+            freed.extend(_free(store, cidr, lambda block: held_of(block, handle_id), {handle_id}))
+
+        all_of(*(partial(free_from, cidr) for cidr in handle_blocks(store, handle_id)))
     return freed
 
 
@@ -87,12 +91,13 @@ def release_addresses(store: Store, wanted: Iterable[Wanted]) -> Released:
     Raises Changed when a block holds one of them for another handle or with another sequence number than wanted:
     nothing is released from that block then, while others may have been. Raises Contended, StoreError.
     """
-    unique = {item.address: item for item in wanted}
+    unique = dict.fromkeys(wanted)
     freed: list[Address] = []
     with store.exclusive():
-        blocks = _by_block(store, unique.values())
+        blocks = _by_block(store, unique)
         all_of(*(partial(_free_wanted, store, cidr, items, freed) for cidr, items in blocks.items()))
-    return Released(tuple(freed), tuple(address for address in unique if address not in set(freed)))
+    addresses = dict.fromkeys(item.address for item in unique)
+    return Released(tuple(freed), tuple(address for address in addresses if address not in set(freed)))
 
 
 def take_back(store: Store, assigned: Assigned) -> None:
@@ -141,16 +146,20 @@ def _agreed(block: Block, cidr: Cidr, wanted: Iterable[Wanted]) -> list[int]:
             raise Changed(f"address {item.address} is held by handle {owner.handle}, not {item.handle}; "
                           "look again before you release it")
         ordinals.append(ordinal)
-    return ordinals
+    return list(dict.fromkeys(ordinals))
 
 
 def _free(store: Store, cidr: Cidr, choose: Choose, handles: Collection[str]) -> list[Address]:
     """Free the chosen ordinals of one block, and set the counts of the handles that had them, and of `handles`."""
+    freed: list[Address] = []
     for _ in range(ATTEMPTS):
         try:
-            return _free_once(store, cidr, choose, handles)
+            some = _free_once(store, cidr, choose, handles)
         except LOST_RACE:
             continue
+        freed += some
+        if len(some) < MOST_AT_ONCE:
+            return freed
     raise Contended(f"block {cidr} kept changing under {ATTEMPTS} attempts to release from it; try again")
 
 
@@ -162,7 +171,7 @@ def _free_once(store: Store, cidr: Cidr, choose: Choose, handles: Collection[str
         store.commit(*_counts(cidr, None, records))
         return []
     block, revision = stored
-    ordinals = choose(block)
+    ordinals = choose(block)[:MOST_AT_ONCE]
     if ordinals:
         owners = (owner_of(block, ordinal) for ordinal in ordinals)
         had = {owner.handle for owner in owners if owner and owner.handle}
@@ -181,7 +190,9 @@ def _freed(store: Store, block: Block, ordinals: Collection[int]) -> Block:
         seconds = configuration.load(store).cooldown_seconds
     except Corrupt:
         seconds = 0  # a release depends on no configuration
-    return free(cooldown.settled(block, seconds), ordinals, cooldown.stamp() if seconds else "")
+    with suppress(Corrupt):  # whose rest cannot be read rests on
+        block = cooldown.settled(block, seconds)
+    return free(block, ordinals, cooldown.stamp() if seconds else "")
 
 
 def _counts(cidr: Cidr, block: Block | None, records: Mapping[str, Record | None]) -> list[Change]:

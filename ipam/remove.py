@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from datastore import keys
-from datastore.api import Conflict, Missing
+from datastore.api import Conflict, Corrupt, Missing, Torn
 from ipam import configuration
 from ipam.affinity import cidrs_of, give_up, own_blocks
 from ipam.cidr import parse_cidr
+from ipam.collect import collect
 from ipam.errors import BadRequest, Contended
 
 TYPE_CHECKING = False
@@ -49,11 +50,14 @@ def remove_node(store: Store, node: str) -> list[Cidr]:
         raise BadRequest(f'"{node}" is no name of a node')
     with store.exclusive():
         freed = release_host(store, node)
+        collect(store)
         for _ in range(ATTEMPTS):
             try:
                 store.delete(keys.host(node), store.get(keys.host(node)).revision)
             except Missing:
                 return freed
+            except Corrupt as error:
+                store.mend(Torn(keys.host(node), "", str(error)), None)
             except Conflict:
                 continue
     raise Contended(f"the record of node {node} kept changing; try again")
@@ -63,11 +67,12 @@ def delete_pool(store: Store, name: str) -> list[Cidr]:
     """Remove a pool: nothing is assigned from it first, then its blocks leave their nodes, then it is gone.
 
     Returns those blocks; addresses in use stay until they are released (Calico: IPPools.Delete). A death in between
-    leaves a disabled pool: do it again. Raises Missing, Contended, StoreError.
+    or an error leaves a disabled pool: do it again. Raises Missing, Contended, StoreError.
     """
     with store.exclusive():
         value = _disable(store, name)
         freed = release_pool(store, parse_cidr(value["spec"]["cidr"]))
+        collect(store)
         for _ in range(ATTEMPTS):
             record = store.get(keys.ippool(name))
             with suppress(Conflict):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from datastore import keys
-from datastore.api import Corrupt
+from datastore.api import Corrupt, Missing
+from datastore.fields import read, texts
 from datastore.resources import reservation_of
 from ipam.cidr import BITS, Cidr, parse_address, parse_cidr
 from ipam.errors import BadRequest
@@ -12,20 +15,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from datastore.api import Store
+    from datastore.api import Record, Store
+    from ipam.cidr import Address
+
+# What `calico-ipam -upgrade` reserves with: names begin so, and an annotation names host-local's directory.
+GATE = "host-local-"
+GATE_MARK = "projectcalico.org/host-local-upgrade"
 
 
 def reserved_ranges(store: Store, family: int) -> list[Cidr]:
     """Return the reserved ranges of the family in address order, none within another. Raises Corrupt."""
     found: list[Cidr] = []
     for record in store.records(keys.IPRESERVATIONS):
-        reservation = reservation_of(record)
-        try:
-            ranges = map(parse_range, reservation.cidrs)
-            found.extend(cidr for cidr in ranges if cidr.family == family)
-        except BadRequest as error:
-            raise Corrupt(f"reservation {reservation.name} cannot be honoured: {error}; correct it") from error
+        found.extend(cidr for cidr in _ranges(record) if cidr.family == family)
     return _outermost(found)
+
+
+def held_by_upgrade(store: Store, address: Address) -> str | None:
+    """Return the name of the reservation that keeps an address for host-local's pod, if any. Raises Corrupt."""
+    for key in store.keys(keys.IPRESERVATIONS):
+        if key.startswith(keys.ipreservation(GATE)):
+            with suppress(Missing):
+                if _gates(store.get(key), address):
+                    return key.removeprefix(keys.IPRESERVATIONS)
+    return None
 
 
 def parse_range(text: str) -> Cidr:
@@ -53,6 +66,21 @@ def reserved_count(reserved: Iterable[Cidr], within: Cidr) -> int:
 def is_reserved(reserved: Iterable[Cidr], block: Cidr) -> bool:
     """Tell whether every address of a block is reserved."""
     return reserved_count(reserved, block) == block.size
+
+
+def _ranges(record: Record) -> list[Cidr]:
+    """Return the ranges of one reservation. Raises Corrupt."""
+    reservation = reservation_of(record)
+    try:
+        return list(map(parse_range, reservation.cidrs))
+    except BadRequest as error:
+        raise Corrupt(f"reservation {reservation.name} cannot be honoured: {error}; correct it") from error
+
+
+def _gates(record: Record, address: Address) -> bool:
+    """Tell whether a reservation is one of the upgrade's, and has the address."""
+    marked = read(record, lambda value: GATE_MARK in texts(value["metadata"].get("annotations")))
+    return marked and any(address in cidr for cidr in _ranges(record))
 
 
 def _outermost(ranges: Iterable[Cidr]) -> list[Cidr]:

@@ -258,7 +258,8 @@ def _free(store: Store, plan: Plan) -> Iterator[Cidr]:
 
 
 def _at_limit(plan: Plan, own: int) -> str:
-    setting = "its maxBlocksPerHost" if plan.config.max_blocks_per_host else "the default; maxBlocksPerHost is not set"
+    settings = {MOST_BLOCKS: "the default", plan.config.max_blocks_per_host: "maxBlocksPerHost"}
+    setting = settings.get(plan.block_limit, "as this request says")
     return (f"node {plan.node} has {own} IPv{plan.family} blocks, full or reserved, and may have {plan.block_limit} "
             f"({setting}); raise it with `calicoctl ipam configure --max-blocks-per-host`, which needs strict affinity")
 
@@ -267,7 +268,7 @@ def _unclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
     """Yield the blocks of the chosen pools that share no address with any there is, from the node's start."""
     present = Present(store, plan.family)
     for pool in plan.chosen:
-        for cidr in blocks_from(pool, plan.node):
+        for cidr in blocks_from(pool, plan.node, plan.reserved):
             if present.at(cidr) is None and not is_reserved(plan.reserved, cidr):
                 yield cidr
 
@@ -284,23 +285,25 @@ def _reclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
 
 
 def _reclaimable(store: Store, plan: Plan) -> Iterator[Stored]:
+    """Yield unused blocks to be used again: as they are, or, where blocks are larger now, all in the place of one."""
+    unused = {parse_cidr(stored[0].cidr): stored for stored in _unused(store, plan)}
+    others = [cidr for cidr in block_cidrs(store, plan.family) if cidr not in unused] if unused else []
+    for cidr, stored in unused.items():
+        size = plan.block_size_at(cidr) or cidr.prefix
+        cut = block_at(cidr.address(0), min(size, cidr.prefix))
+        if cut == cidr or not any(other.overlaps(cut) for other in others):
+            yield stored
+
+
+def _unused(store: Store, plan: Plan) -> Iterator[Stored]:
     """Yield empty blocks that are nobody's, or a host's that claimed them a while ago; virtual owners keep theirs."""
     for record in store.records(keys.blocks(plan.family)):
         block = settled(check(block_of(record)), plan.config.cooldown_seconds)
         cidr, owner = parse_cidr(block.cidr), block.affinity or "host:"
-        if block.attributes or is_reserved(plan.reserved, cidr) or not _makes_room(store, plan, cidr):
+        if block.attributes or not plan.covers(cidr) or is_reserved(plan.reserved, cidr):
             continue
         if owner.startswith("host:") and owner != host_affinity(plan.node) and _is_settled_down(block):
             yield block, record.revision
-
-
-def _makes_room(store: Store, plan: Plan, cidr: Cidr) -> bool:
-    """Tell whether a block as the pool cuts them now could be made in the place of this one, were it not there."""
-    size = plan.block_size_at(cidr)
-    if size is None or cidr.prefix <= size:
-        return size is not None
-    cut = block_at(cidr.address(0), size)
-    return sum(other.overlaps(cut) for other in block_cidrs(store, plan.family)) == 1
 
 
 def _is_settled_down(block: Block) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from ipam import configuration
 from ipam.block import host_affinity
 from ipam.pool import all_pools, usable, why_not
+from ipam.reservation import reserved_ranges
 from ipam.staircase import has_step, plan_of
-from ipam.utilization import pool_usage
+from ipam.utilization import all_blocks, utilization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datastore.api import Store
-    from datastore.resources import Pool
     from ipam.pool import Criteria
     from ipam.utilization import PoolUsage
+
+MOST_TOLD = 5  # pools
 
 
 def has_room(store: Store, criteria: Criteria, family: int) -> bool:
@@ -27,17 +29,15 @@ def why_exhausted(store: Store, criteria: Criteria, family: int) -> str:
     if not pools:
         return f"there is no IPv{family} pool; create one, or set CALICO_IPV{family}POOL_CIDR"
     chosen = usable(store, pools, criteria, family)
-    facts = [_fact(store, pool, criteria, pool in chosen) for pool in pools]
-    return f"{'; '.join(facts)}; add a pool, or delete pods that are not needed"
-
-
-def _fact(store: Store, pool: Pool, criteria: Criteria, chosen: bool) -> str:
-    what = f"pool {pool.name} {pool.cidr}"
-    if not chosen:
-        return f"{what} was passed over ({why_not(store, pool, criteria) or 'another was requested'})"
-    usage = pool_usage(store, pool)
-    return (f"{what} has {usage.in_use} of {usage.total} addresses in use in {len(usage.blocks)} of "
-            f"{usage.block_limit} blocks{_limits(store, usage, criteria.node)}")
+    full = utilization(chosen[:MOST_TOLD], reserved_ranges(store, family), all_blocks(store, family)).pools
+    passed_over = [pool for pool in pools if pool not in chosen][:MOST_TOLD]
+    facts = [f"pool {one.name} {one.cidr} has {one.in_use} of {one.total} addresses in use in {len(one.blocks)} of "
+             f"{one.block_limit} blocks{_limits(store, one, criteria.node)}" for one in full]
+    facts += [f"pool {pool.name} {pool.cidr} was passed over "
+              f"({why_not(store, pool, criteria) or 'another was requested'})" for pool in passed_over]
+    more = len(pools) - len(facts)
+    return "; ".join([*facts, *([f"and {more} more pools"] if more else [])]) + (
+        "; add a pool, or delete pods that are not needed")
 
 
 def _limits(store: Store, usage: PoolUsage, node: str) -> str:

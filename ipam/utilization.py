@@ -9,9 +9,11 @@ from __future__ import annotations
 from datastore import keys
 from datastore.frozen import frozen
 from datastore.model import block_of
+from ipam import configuration
 from ipam.block import check
 from ipam.cidr import block_at, parse_cidr
-from ipam.reservation import reserved_count, reserved_ordinals, reserved_ranges
+from ipam.cooldown import settled
+from ipam.reservation import reserved_count, reserved_ordinals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,15 +66,10 @@ class Utilization:
 
 
 def all_blocks(store: Store, family: int) -> Iterator[Block]:
-    """Yield every block of the family, one at a time in memory. Raises Corrupt."""
+    """Yield every block of the family as it is by now, one at a time in memory. Raises Corrupt."""
+    seconds = configuration.load(store).cooldown_seconds
     for record in store.records(keys.blocks(family)):
-        yield check(block_of(record))
-
-
-def pool_usage(store: Store, pool: Pool) -> PoolUsage:
-    """Return how full one pool is. Raises Corrupt."""
-    family = parse_cidr(pool.cidr).family
-    return utilization([pool], reserved_ranges(store, family), all_blocks(store, family)).pools[0]
+        yield settled(check(block_of(record)), seconds)
 
 
 def utilization(pools: Sequence[Pool], reserved: Sequence[Cidr], blocks: Iterable[Block]) -> Utilization:

@@ -12,7 +12,7 @@ from ipam.cidr import BITS, Cidr, parse_cidr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from datastore.resources import Pool
 
@@ -21,13 +21,21 @@ FNV_PRIME = 16777619
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: spreads the hashes of node-1, node-2 …, which are neighbours
 
 
-def blocks_from(pool: Pool, node: str) -> Iterator[Cidr]:
-    """Yield the CIDRs of all blocks the pool can be cut into, once each, from the node's start and around."""
+def blocks_from(pool: Pool, node: str, without: Sequence[Cidr] = ()) -> Iterator[Cidr]:
+    """Yield the CIDRs of all blocks the pool can be cut into, once each, from the node's start and around.
+
+    Blocks within one of the ranges `without` are left out in one step: half an IPv6 pool may be 2**73 of them.
+    """
     whole = parse_cidr(pool.cidr)
     size, total = 1 << (BITS[whole.family] - pool.block_size), block_count(pool)
     start = start_of(node, total, single=size == 1)
-    for index in range(start, start + total):
-        yield Cidr(whole.family, whole.first + index % total * size, pool.block_size)
+    index = start
+    while index < start + total:
+        cidr = Cidr(whole.family, whole.first + index % total * size, pool.block_size)
+        hole = next((hole for hole in without if cidr in hole), None)
+        if hole is None:
+            yield cidr
+        index += 1 if hole is None else (min(hole.last, whole.last) + 1 - cidr.first) // size
 
 
 def block_count(pool: Pool) -> int:

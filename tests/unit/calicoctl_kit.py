@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 from calicoctl.__main__ import main
 from datastore import keys
 from datastore.file import FileStore
+from ipam import configuration
 from ipam.cidr import parse_cidr
+from ipam.cooldown import stamp
 
 Json = dict[str, Any]
 
@@ -24,7 +26,10 @@ def pod(name: str, node: str) -> Json:
 POD = pod("web", "n1")
 
 
-def cooling(since: str = "2026-08-01T10:00:00Z") -> Json:
+JUST_NOW = stamp()
+
+
+def cooling(since: str = JUST_NOW) -> Json:
     """Return what a block stores in an owner's place for an address that cools down."""
     return {"handle_id": None, "secondary": {}, "releasedAt": since}
 
@@ -51,6 +56,8 @@ class Place:
         """Store a block of a node, or of none, and who holds which of its ordinals: a pod of that node, if not said."""
         owners = dict(held) if isinstance(held, Mapping) else dict.fromkeys(held, pod("web", node or "n1"))
         attributes = [owner for at, owner in enumerate(owners.values()) if owner not in list(owners.values())[:at]]
+        if any("releasedAt" in owner for owner in attributes):
+            configuration.save(self.store, cooldown_seconds=configuration.LONGEST_COOLDOWN)
         ordinals = range(parse_cidr(cidr).size)
         self.store.create(keys.block(parse_cidr(cidr).family, cidr), {
             "cidr": cidr,

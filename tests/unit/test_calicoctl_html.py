@@ -13,7 +13,7 @@ import pytest
 
 from datastore import keys
 
-from .calicoctl_kit import Place, cooling, pod
+from .calicoctl_kit import JUST_NOW, Place, cooling, pod
 
 VOID = {"meta", "input", "rect"}
 EVIL = '"><script>alert(1)</script>\x1b[2J\ud800&amp;'
@@ -84,7 +84,7 @@ def test_a_cell_for_each_block_and_each_address_of_a_small_pool(place: Place) ->
     assert tips[12] == "10.0.3.0/26 reserved"
     assert tips[16:20] == [
         "10.9.0.0: pod default/web handle net.web\nin a block of n2",
-        "10.9.0.1: released at 2026-08-01T10:00:00Z\nin a block of n2",
+        f"10.9.0.1: released at {JUST_NOW}\nin a block of n2",
         "10.9.0.2: other\nin a block of n2", "10.9.0.3: other\nin a block of n2"]
 
 

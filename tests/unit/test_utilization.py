@@ -14,7 +14,7 @@ from datastore.resources import Pool
 from ipam.block import give, host_affinity, new_block
 from ipam.cidr import parse_cidr
 from ipam.reservation import reserved_ranges
-from ipam.utilization import BlockUsage, Places, block_usage, is_borrowed, node_of, pool_usage, utilization
+from ipam.utilization import BlockUsage, Places, all_blocks, block_usage, is_borrowed, node_of, utilization
 
 POOL = Pool("pool", "10.0.0.0/24", 28)
 OWNER = Attribute("net.a", {"node": "n1"})
@@ -137,12 +137,12 @@ def test_one_pool_of_a_store() -> None:
         "cidr": "10.0.0.0/30", "affinity": "host:n1", "allocations": [None, 0, None, None], "unallocated": [0, 2, 3],
         "attributes": [{"handle_id": "h", "secondary": {}}]})
     store.create(keys.ipreservation("r"), {"metadata": {"name": "r"}, "spec": {"reservedCIDRs": ["10.0.0.2"]}})
-    usage = pool_usage(store, Pool("p", "10.0.0.0/16", 30))
+    usage = utilization([Pool("p", "10.0.0.0/16", 30)], reserved_ranges(store, 4), all_blocks(store, 4)).pools[0]
     assert (usage.in_use, usage.reserved, usage.free, usage.block_limit) == (1, 1, 65534, 16384)
     store.create(keys.block(4, "10.0.0.4/30"), {"cidr": "10.0.0.4/30", "allocations": [0], "unallocated": [],
                                                 "attributes": []})
     with pytest.raises(Corrupt, match=r"10\.0\.0\.4/30"):
-        pool_usage(store, Pool("p", "10.0.0.0/16", 30))
+        utilization([Pool("p", "10.0.0.0/16", 30)], reserved_ranges(store, 4), all_blocks(store, 4)).pools[0]
 
 
 @given(
