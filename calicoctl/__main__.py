@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, Commands, config_option
+from calicoctl.command import CONTEXT, EXIT_CODES, Commands, global_options
 from calicoctl.completion import completion
 from calicoctl.ipam.group import ipam
 from calicoctl.resources.commands import apply, create, delete, get, label, patch, replace, validate
@@ -36,7 +36,7 @@ Environment, when there is no configuration file:
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings=CONTEXT)
-@config_option
+@global_options
 def main() -> None:
     """Manage a Calico network: its pools, nodes and endpoints, and how it uses its addresses."""
 

@@ -6,14 +6,16 @@ Commands raise; `Commands` alone turns an error into one line on stderr and an e
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import sys
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from calicoctl.config import DEFAULT_FILE, ConfigError, load
-from calicoctl.table import printable
+from calicoctl.table import brief, printable
 from datastore import open_store
 from datastore.api import StoreError, UnsupportedDatastore
 from ipam.errors import IpamError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 CONFIG = "calicoctl.config"
+LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
+ABSENT = ("node", "datastore", "cluster", "convert")  # Calico's commands that this release does not have
 CONTEXT = {"max_content_width": 120, "help_option_names": ["-h", "--help"]}
 EXIT_CODES = """\b
 Exit codes:
@@ -45,7 +49,24 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group whose commands may raise ConfigError, StoreError, IpamError and OSError."""
+    """A group whose commands may raise ConfigError, StoreError, IpamError, OSError and UnicodeEncodeError."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program, also where stdout is not UTF-8, or cannot take the help."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            failure = _failed(error)
+            failure.show()
+            sys.exit(failure.exit_code)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find a command; raises Failure for one of Calico's that is not here."""
+        if args[0] in ABSENT and not ctx.resilient_parsing:  # which it is while a shell completes
+            raise Failure(f"`calicoctl {args[0]}` is not in this release")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raises Failure for what it could not do, and lets click end on a closed pipe."""
@@ -53,18 +74,31 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (ConfigError, StoreError, IpamError) as error:
             raise Failure(str(error)) from error
+        except UnicodeEncodeError as error:
+            raise Failure(f"{brief(error.object)} cannot be written in UTF-8") from error
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            raise Failure(f"{error.filename or 'output'}: {error.strerror or error}") from error
+            raise _failed(error) from error
 
 
-def config_option(function: Function) -> Function:
-    """Add -c/--config, which Calico takes before and after the command's name; the one nearest the end counts."""
-    return click.option(
-        "-c", "--config", metavar="FILE", expose_value=False, callback=_remember,
-        help=f"File that says where the datastore is.  [default: {DEFAULT_FILE} if it exists, else the environment]",
-    )(function)
+def _failed(error: OSError) -> Failure:
+    return Failure(f"{error.filename or 'output'}: {error.strerror or error}")
+
+
+def global_options(function: Function) -> Function:
+    """Add the options that Calico takes before and after the command's name; the one nearest the end counts."""
+    for option in (
+        click.option("--allow-version-mismatch", is_flag=True, expose_value=False,
+                     help="Taken for Calico's sake: there is no version to compare with."),
+        click.option("-l", "--log-level", type=click.Choice(LEVELS, case_sensitive=False), expose_value=False,
+                     metavar="LEVEL", help="Taken for Calico's sake: there is no log."),
+        click.option("-c", "--config", metavar="FILE", expose_value=False, callback=_remember,
+                     help="File that says where the datastore is.  "
+                          f"[default: {DEFAULT_FILE} if it exists, else the environment]"),
+    ):
+        function = option(function)
+    return function
 
 
 def output_option(function: Function) -> Function:
@@ -111,4 +145,12 @@ def _hint_if_new(directory: str) -> None:
 
 def echo_json(value: object) -> None:
     """Print an answer for programs: ASCII only, two spaces of indent."""
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return a value as JSON; raises Failure for a number that JSON does not have, which a damaged record may have."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise Failure(f"the answer cannot be written as JSON: {error}") from error

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from calicoctl.table import brief
 from datastore import DEFAULT_DIR
 from datastore.frozen import frozen
 
@@ -92,13 +93,18 @@ def _parse(path: str, data: bytes) -> object:
         pass  # then it is YAML, or the YAML reader says what is wrong with it
     try:
         import yaml
+
+        from calicoctl import yamltext
     except ImportError:
         raise ConfigError(f"configuration file {path} is not JSON, and reading YAML needs PyYAML, which is not "
                           "installed; install it, or write the file as JSON") from None
     try:
-        return yaml.safe_load(data)
+        documents = list(yamltext.read_all(data))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file {path} is neither JSON nor YAML: {_reason(error)}") from error
+    if len(documents) > 1:
+        raise ConfigError(f"configuration file {path} has {len(documents)} documents: expected one")
+    return documents[0] if documents else None
 
 
 def _mapping(value: object, what: str, path: str) -> Mapping[str, Any]:
@@ -130,7 +136,7 @@ def _absolute(directory: str, setting: str) -> str:
 def _show(value: object) -> str:
     if value is None:
         return "missing"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    return f'"{value}"' if isinstance(value, str) else brief(value)
 
 
 def _reason(error: Exception) -> str:

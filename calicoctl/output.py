@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from calicoctl.command import echo_json, json_text
 from calicoctl.yamltext import write
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def form_option(function: Function) -> Function:
 
 def echo(value: Json, form: str) -> None:
     """Print an answer as JSON or YAML: ASCII only, keys in the order given."""
-    click.echo(json.dumps(value, indent=2) if form == JSON else write(value).rstrip("\n"))
+    if form == JSON:
+        echo_json(value)
+    else:
+        click.echo(write(value), nl=False)
 
 
 def echo_long(name: str, rows: Iterable[Json], rest: Json, form: str) -> None:
@@ -40,8 +43,8 @@ def echo_long(name: str, rows: Iterable[Json], rest: Json, form: str) -> None:
         return
     click.echo(f'{{\n  "{name}": [', nl=False)
     for at, row in enumerate(rows):
-        click.echo(f"{',' if at else ''}\n    {json.dumps(row)}", nl=False)
-    click.echo("\n  ]" + "".join(f",\n  {json.dumps(key)}: {json.dumps(value)}" for key, value in rest.items()) + "\n}")
+        click.echo(f"{',' if at else ''}\n    {json_text(row)}", nl=False)
+    click.echo("\n  ]" + "".join(f",\n  {json_text(key)}: {json_text(value)}" for key, value in rest.items()) + "\n}")
 
 
 def _echo_long_yaml(name: str, rows: Iterable[Json], rest: Json) -> None:

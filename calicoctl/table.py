@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+LONGEST_VALUE = 200  # characters in a message
+
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Return a box table: header centred, cells on the left, or on the right in the columns given by index."""
@@ -45,6 +47,12 @@ def percent(count: int, total: int) -> str:
 def printable(text: str) -> str:
     """Return text with everything escaped that could move a terminal's cursor or start a new line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def brief(value: object) -> str:
+    """Return a value as Python writes it, cut off where it gets long, for a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def _line(cells: Iterable[str]) -> str:

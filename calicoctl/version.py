@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, config_option, echo_json, output_option
+from calicoctl.command import CONTEXT, EXIT_CODES, echo_json, global_options, output_option
 from cni_calico.version import VERSION
 
 EPILOG = f"""\b
@@ -18,7 +18,7 @@ Examples:
 
 @click.command(epilog=EPILOG, context_settings=CONTEXT)
 @output_option
-@config_option
+@global_options
 def version(output: str) -> None:
     """Show the version of calicoctl. The datastore is not asked."""
     if output == "json":

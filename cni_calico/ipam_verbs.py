@@ -17,6 +17,7 @@ from cni_calico.reclaim import once_a_boot
 from cni_calico.result import Ip, Result
 from datastore.undo import all_of, fail
 from ipam.cidr import BITS
+from ipam.collect import collect
 from ipam.find import holdings
 
 TYPE_CHECKING = False
@@ -66,7 +67,7 @@ def gc(call: Call) -> None:
         living = one_by_one(node.name(call.conf), host)
         gone = [item for item in sorted(held, key=str) if addresses.why_gone(call, living, item, held[item])]
     releases = (partial(_release, call, store, item, held[item].addresses) for item in gone)
-    all_of(*releases, *(partial(fail, error) for error in damaged))
+    all_of(*releases, partial(collect, store), *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:

@@ -18,6 +18,7 @@ from datastore.frozen import replace
 from datastore.undo import Undo, all_of, fail
 from ipam.audit.living import BOOT, identity
 from ipam.cidr import BITS, Cidr, parse_address, parse_network
+from ipam.collect import collect
 from ipam.errors import BadRequest
 from ipam.release import take_back
 
@@ -97,7 +98,7 @@ def gc(call: Call) -> None:
              for item in sorted(known, key=str) if (item.container_id, item.ifname) not in valid]
     if call.conf.ipam.type != OUR_IPAM:
         steps.append(partial(_delegate().collect, call))
-    all_of(*steps, *(partial(fail, error) for error in damaged))
+    all_of(*steps, partial(collect, store), *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:
@@ -265,7 +266,7 @@ def _collect(call: Call, store: Store, living: Living, attachment: Attachment, k
     """Remove one attachment, unless a verb is working on it just now, or its pod may be alive."""
     with ExitStack() as resources:
         try:
-            resources.enter_context(store.hold(attachment.host_ifname, 0))
+            resources.enter_context(store.hold(attachment.host_ifname, 0, keep_mark=True))
         except Busy:
             call.log.info("GC left an attachment that is being worked on", attachment=attachment.alias)
             return

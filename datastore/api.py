@@ -118,16 +118,18 @@ class Store(Protocol):
     def mend(self, torn: Torn, value: Json | None) -> None:
         """Keep a damaged record where nobody looks for records, and put a value in its place, or nothing.
 
-        At no time is there neither. The damaged one may be one that can be read and makes no sense.
+        At no time is there neither. The damaged one may be one that can be read and makes no sense. Raises Missing, and
+        Conflict where the Torn has no key and its record can be read by now.
         """
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold off this node's other writers: one wait instead of a storm of conflicts. Re-enterable."""
 
-    def hold(self, name: str, seconds: float) -> AbstractContextManager[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> AbstractContextManager[bool]:
         """Keep others on this node from holding the same name while the body runs; raises Busy after `seconds`.
 
-        The context's value tells whether the last holder of the name was killed while it held it.
+        The context's value tells whether the last holder of the name was killed while it held it. The next holder is
+        told so, too, if the body fails, or with keep_mark: for whoever only looks, and makes good nothing.
         """
 
     def check_writable(self) -> None:

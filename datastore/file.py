@@ -108,14 +108,21 @@ class FileStore:
             yield record
 
     def mend(self, torn: Torn, value: Json | None) -> None:
-        """Keep a damaged record's file below `.damaged` and put a value in its place, or nothing."""
+        """Keep a damaged record's file below `.damaged` and put a value in its place, or nothing.
+
+        Raises Missing, and Conflict for a file that told no key and does by now.
+        """
         path = torn.file or self.path(torn.key)
         kept = os.path.join(self.root, ".damaged", f"{time.time_ns()}-{os.path.basename(path)}")
         with self.exclusive():
+            if not torn.key and self._key(path):
+                raise Conflict(f"{path} has changed since it was read")
             try:
                 _make_directory(os.path.dirname(kept))
                 os.link(path, kept)
                 _sync_directory(os.path.dirname(kept))
+            except FileNotFoundError:
+                raise Missing(f"{path} is not in the datastore") from None
             except OSError as error:
                 raise _unusable("keep", path, error) from error
             if value is None:
@@ -145,15 +152,15 @@ class FileStore:
                 self._depth = 0
 
     @contextmanager
-    def hold(self, name: str, seconds: float) -> Iterator[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
         """Keep other processes from holding the same name; yields whether the last holder was killed.
 
-        Raises Busy, Unwritable.
+        With keep_mark the next holder is told so as well. Raises Busy, Unwritable.
         """
         folder = os.path.join(self.root, ".held")
         try:
             _make_directory(folder)
-            held = passing_flock(os.path.join(folder, name_of(name)), seconds)
+            held = passing_flock(os.path.join(folder, name_of(name)), seconds, keep_mark)
             interrupted = held.__enter__()
         except OSError as error:
             raise _unusable("lock", folder, error) from error

@@ -1,19 +1,19 @@
 """host-local's directory of one network: a file per address, named after it, and host-local's own lock.
 
 Facts are of containernetworking/plugins, plugins/ipam/host-local/backend/disk: the lock is flock(2) on the file `lock`
-in the directory, in old releases on the directory itself; `last_reserved_ip.<range>` is a hint for the next ADD.
+in the directory, in old releases on the directory itself; `last_reserved_ip.<range>`, in old releases
+`last_reserved_ip`, is a hint for the next ADD.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
-from datastore.api import Busy, Corrupt
+from datastore.api import Corrupt
 from datastore.jsontext import loads
-from datastore.lock import flock
+from datastore.lock import directory_flock, flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 DATA_DIR = "/var/lib/cni/networks"
 LOCK = "lock"
-HINT = "last_reserved_ip."
+HINT = "last_reserved_ip"
 LOCK_SECONDS = 60.0
 LONGEST = 4096  # bytes; an id and an interface name have 250
 CONFIGURATIONS = (".conf", ".conflist", ".json")  # libcni ConfFiles
+
+
+class Gone(FileNotFoundError):
+    """There is no such directory, or no longer."""
 
 
 class Folder:
@@ -40,14 +44,16 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep host-local of any release out while the body runs; raises Busy."""
-        with flock(os.path.join(self.path, LOCK), self._lock_seconds):
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Keep host-local of any release, and another of us, out while the body runs; raises Busy, Gone."""
+        with ExitStack() as held:
             try:
-                self._lock_directory(fd)
-                yield
-            finally:
-                os.close(fd)
+                held.enter_context(flock(os.path.join(self.path, LOCK), self._lock_seconds))
+                held.enter_context(directory_flock(self.path, self._lock_seconds))
+            except FileNotFoundError as error:
+                if os.path.lexists(self.path):  # a link to nowhere
+                    raise
+                raise Gone(*error.args, self.path) from None
+            yield
 
     def names(self) -> list[str]:
         """Return the names of all that is there, but for the lock and host-local's hints."""
@@ -84,11 +90,13 @@ class Folder:
         with suppress(OSError):
             os.rmdir(self.path)
 
-    def _lock_directory(self, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"an old release of host-local holds the lock on {self.path}; try again") from None
+
+def networks(data_dir: str) -> list[str]:
+    """Return the networks that have a directory."""
+    try:
+        return sorted(name for name in os.listdir(data_dir) if os.path.isdir(os.path.join(data_dir, name)))
+    except FileNotFoundError:
+        return []
 
 
 def configured(conf_dir: str, network: str) -> str:

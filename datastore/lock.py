@@ -47,19 +47,21 @@ def directory_flock(path: str, timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def passing_flock(path: str, timeout: float) -> Iterator[bool]:
+def passing_flock(path: str, timeout: float, keep_mark: bool = False) -> Iterator[bool]:
     """As `flock`, for a lock file that belongs to one thing only: it is removed before it is let go.
 
     Yields whether a holder was killed before it could do so: then its file, with a mark in it, is still there. It stays
-    until a body that was told so has come to its end without an error.
+    until a body that was told so has come to its end without an error. With keep_mark it stays in any case, and none is
+    made: for whoever only looks.
     """
     fd = _acquire(path, time.monotonic() + timeout, timeout)
     keep = interrupted = os.fstat(fd).st_size > 0
     try:
-        with suppress(OSError):  # on a full disk the lock still locks
-            os.write(fd, b"held\n")
+        if not keep_mark:
+            with suppress(OSError):  # on a full disk the lock still locks
+                os.write(fd, b"held\n")
         yield interrupted
-        keep = False
+        keep = interrupted and keep_mark
     finally:
         if not keep:
             with suppress(OSError):  # a file left behind excludes as well as a new one

@@ -73,7 +73,8 @@ class MemoryStore:
         yield from self.records(prefix)
 
     def mend(self, torn: Torn, value: Json | None) -> None:
-        """Put a value in the record's place, or nothing; its content is kept in `damaged`."""
+        """Put a value in the record's place, or nothing; its content is kept in `damaged`. Raises Missing."""
+        self.get(torn.key)
         self.damaged.append(self._records.pop(torn.key)[0])
         if value is not None:
             self._put(torn.key, value)
@@ -84,7 +85,7 @@ class MemoryStore:
         yield
 
     @contextmanager
-    def hold(self, name: str, seconds: float) -> Iterator[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
         """Do nothing: there are no other processes here."""
         yield False
 

@@ -96,13 +96,11 @@ def _carry_out(options: Namespace) -> int:
     from cni_calico.config import parse
     from datastore import open_store
     from datastore.hostlocal import Folder
-    from ipam.upgrade import Job, Summary, upgrade
+    from ipam.upgrade import Job, upgrade
 
     network = check_network(options.network)
     conf = parse(_settings(os.environ), network, "1.1.0")
     name, folder = node.name(conf), Folder(os.path.join(options.data_dir, network))
-    if not os.path.isdir(folder.path):
-        return _tell(options, name, folder, Summary(0, ()))
     store = open_store(conf.datastore_type, conf.datastore_dir)
     job = Job(name, network, lambda container_id, ifname: _owner(name, network, container_id, ifname))
     if _only_reserved(options, store, folder, job):
@@ -165,6 +163,11 @@ def _progress(count: int, total: int) -> None:
 
 def _tell(options: Namespace, node_name: str, folder: Folder, summary: Summary) -> int:
     """Print what is left on stderr and the summary on stdout; return the exit code."""
+    from datastore.hostlocal import networks
+
+    if summary.gone:
+        there = ", ".join(networks(options.data_dir)) or "none"
+        _complain("note", f"{folder.path} does not exist; networks there: {there}")
     for item in summary.left:
         _complain("left", f"{os.path.join(folder.path, item.file)}: {item.reason}; {item.action}")
     if options.output == "json":

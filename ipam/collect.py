@@ -27,7 +27,10 @@ def collect(store: Store) -> int:
     """
     changed = 0
     with store.exclusive():
-        seconds = configuration.load(store).cooldown_seconds
+        try:
+            seconds = configuration.load(store).cooldown_seconds
+        except Corrupt:
+            return 0  # how long a rest is, is not known
         for family in (4, 6):
             for key in store.keys(keys.blocks(family)):
                 with suppress(Conflict, Missing, Corrupt):

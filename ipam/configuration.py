@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PERSISTENCE = "kubeVirtVMAddressPersistence"
 PERSISTENCES = ("Enabled", "Disabled")
 LONGEST_COOLDOWN = 1200  # seconds
+MOST_BLOCKS = 2**31 - 1  # Calico's field is an int32 (IPAMConfigurationSpec)
 TRIES = 100
 
 
@@ -90,8 +91,8 @@ def validate(config: IpamConfig) -> None:
     """Raise BadRequest, naming the field, when the values do not go together or are out of range."""
     if not config.strict_affinity and not config.auto_allocate_blocks:
         raise BadRequest("strictAffinity and autoAllocateBlocks cannot both be false: no address could be assigned")
-    if config.max_blocks_per_host < 0:
-        raise BadRequest(f"maxBlocksPerHost is {config.max_blocks_per_host}: expected 0 (Calico's 20) or more")
+    if not 0 <= config.max_blocks_per_host <= MOST_BLOCKS:
+        raise BadRequest(f"maxBlocksPerHost is {config.max_blocks_per_host}: expected 0 (Calico's 20) to {MOST_BLOCKS}")
     if config.max_blocks_per_host and not config.strict_affinity:
         raise BadRequest(f"maxBlocksPerHost is {config.max_blocks_per_host}: a limit needs strictAffinity true")
     if not 0 <= config.cooldown_seconds <= LONGEST_COOLDOWN:

@@ -33,10 +33,10 @@ MODES = {"": "Never", "off": "Never", "never": "Never", "crosssubnet": "CrossSub
 def all_pools(store: Store, family: int) -> list[Pool]:
     """Return every pool of the family, in name order. Raises Corrupt."""
     pools = map(pool_of, store.records(keys.IPPOOLS))
-    return [_sound(pool) for pool in pools if (":" in pool.cidr) == (family == 6)]
+    return [sound(pool) for pool in pools if (":" in pool.cidr) == (family == 6)]
 
 
-def _sound(pool: Pool) -> Pool:
+def sound(pool: Pool) -> Pool:
     """Return the pool if blocks can be cut from it; raises Corrupt, naming it."""
     try:
         cidr = parse_cidr(pool.cidr)
@@ -125,6 +125,12 @@ def selects_node(store: Store, pool: Pool, node: str) -> bool:
     except Missing:
         labels = {}
     return _matches(pool, pool.node_selector, labels)
+
+
+def check_selectors(pool: Pool) -> None:
+    """Raise Corrupt, naming the pool, when a selector of it cannot be read."""
+    for selector in (pool.node_selector, pool.namespace_selector):
+        _matches(pool, selector, {})
 
 
 def _matches(pool: Pool, selector: str, labels: Mapping[str, str] | None) -> bool:

@@ -27,8 +27,17 @@ def reserved_ranges(store: Store, family: int) -> list[Cidr]:
     """Return the reserved ranges of the family in address order, none within another. Raises Corrupt."""
     found: list[Cidr] = []
     for record in store.records(keys.IPRESERVATIONS):
-        found.extend(cidr for cidr in _ranges(record) if cidr.family == family)
+        found.extend(cidr for cidr in ranges_of(record) if cidr.family == family)
     return _outermost(found)
+
+
+def ranges_of(record: Record) -> list[Cidr]:
+    """Return the ranges of one reservation. Raises Corrupt."""
+    reservation = reservation_of(record)
+    try:
+        return list(map(parse_range, reservation.cidrs))
+    except BadRequest as error:
+        raise Corrupt(f"reservation {reservation.name} cannot be honoured: {error}; correct it") from error
 
 
 def held_by_upgrade(store: Store, address: Address) -> str | None:
@@ -68,19 +77,10 @@ def is_reserved(reserved: Iterable[Cidr], block: Cidr) -> bool:
     return reserved_count(reserved, block) == block.size
 
 
-def _ranges(record: Record) -> list[Cidr]:
-    """Return the ranges of one reservation. Raises Corrupt."""
-    reservation = reservation_of(record)
-    try:
-        return list(map(parse_range, reservation.cidrs))
-    except BadRequest as error:
-        raise Corrupt(f"reservation {reservation.name} cannot be honoured: {error}; correct it") from error
-
-
 def _gates(record: Record, address: Address) -> bool:
     """Tell whether a reservation is one of the upgrade's, and has the address."""
     marked = read(record, lambda value: GATE_MARK in texts(value["metadata"].get("annotations")))
-    return marked and any(address in cidr for cidr in _ranges(record))
+    return marked and any(address in cidr for cidr in ranges_of(record))
 
 
 def _outermost(ranges: Iterable[Cidr]) -> list[Cidr]:

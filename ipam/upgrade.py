@@ -5,20 +5,25 @@ pkg/upgrade), and only then its file is removed; what cannot be placed is told a
 
 The gate is a reservation (Calico: IPReservation) of all these addresses, made first and taken back last: no ADD is
 given one of them while a run lasts or after one was killed, and none has to wait for the end of a long run, as it would
-if the datastore were locked meanwhile. It has the node's name in its own, so nodes upgrade each at its own time.
+if the datastore were locked meanwhile. Nor is one given to a pod that asks for it by name (ipam/reservation.py).
+Each node, network and directory has a gate of its own, so nodes upgrade each at its own time.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from hashlib import sha256
 
 from datastore import keys
 from datastore.api import Corrupt, Missing
 from datastore.frozen import frozen
+from datastore.hostlocal import Gone
 from ipam.assign import Request, assign
 from ipam.cidr import BITS, parse_address
 from ipam.errors import AddressInUse, BadRequest, IpamError
 from ipam.find import holder
+from ipam.reservation import GATE, GATE_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from ipam.handle import Owner
 
 AGAIN = "then run this again"
+LONGEST_READABLE = 150  # characters of a gate's name, which ends in a digest
 
 
 @frozen
@@ -55,36 +61,49 @@ class Left:
 
 @frozen
 class Summary:
-    """What became of the files: how many were placed, and what is left of them."""
+    """What became of the files: how many were placed, and what is left of them; `gone` if there is no directory."""
 
     placed: int
     left: tuple[Left, ...]
+    gone: bool = False
 
 
 def upgrade(store: Store, folder: Folder, job: Job, progress: Callable[[int, int], object]) -> Summary:
     """Place every address of host-local's folder, and remove the folder when nothing is left in it.
 
+    Without a folder, which somebody may have removed, only the gate is taken back.
     `progress` is told how many files have been looked at, and of how many. Raises StoreError and OSError when datastore
     or folder cannot be used at all; what was placed by then stays placed.
     """
-    with folder.locked():
-        names = folder.names()
-        _reserve(store, job, names)
-        left = []
-        for count, name in enumerate(names, 1):
-            found = _move(store, folder, job, name)
-            left += [found] if found else []
-            progress(count, len(names))
-        _reserve(store, job, [item.file for item in left])
-        if not left:
-            folder.remove_all()
-    return Summary(len(names) - len(left), tuple(left))
+    try:
+        with folder.locked():
+            return _move_all(store, folder, job, progress)
+    except Gone:
+        _reserve(store, folder, job, ())
+        return Summary(0, (), gone=True)
 
 
 def gate(store: Store, folder: Folder, job: Job) -> int:
     """Only reserve the addresses of host-local's folder; return how many there are. Raises StoreError, OSError."""
-    with folder.locked():
-        return _reserve(store, job, folder.names())
+    try:
+        with folder.locked():
+            return _reserve(store, folder, job, folder.names())
+    except Gone:
+        return _reserve(store, folder, job, ())
+
+
+def _move_all(store: Store, folder: Folder, job: Job, progress: Callable[[int, int], object]) -> Summary:
+    names = folder.names()
+    _reserve(store, folder, job, names)
+    left = []
+    for count, name in enumerate(names, 1):
+        found = _move(store, folder, job, name)
+        left += [found] if found else []
+        progress(count, len(names))
+    _reserve(store, folder, job, [item.file for item in left])
+    if not left:
+        folder.remove_all()
+    return Summary(len(names) - len(left), tuple(left))
 
 
 def _move(store: Store, folder: Folder, job: Job, name: str) -> Left | None:
@@ -115,7 +134,8 @@ def _place(store: Store, job: Job, address: Address, owner: Owner) -> None:
     """
     no_pools = {"NO_DEFAULT_POOLS": "true"}
     try:
-        assign(store, Request(node=job.node, owner=owner, families=(), addresses=(address,), env=no_pools))
+        assign(store, Request(node=job.node, owner=owner, families=(), addresses=(address,), env=no_pools,
+                              upgrading=True))
     except AddressInUse:
         found = holder(store, address)
         if not (found and owner.holds(found.attribute)):
@@ -133,19 +153,20 @@ def _content(text: str) -> tuple[str, str]:
     return container_id.strip(), ifname.strip()
 
 
-def _reserve(store: Store, job: Job, names: Iterable[str]) -> int:
+def _reserve(store: Store, folder: Folder, job: Job, names: Iterable[str]) -> int:
     """Have these files' addresses, and no others, reserved for host-local's containers; return how many there are."""
-    key = keys.ipreservation(_reservation_name(job))
     cidrs = list(_cidrs(names))
+    value = _reservation(os.path.abspath(folder.path), job, cidrs)
+    key = keys.ipreservation(value["metadata"]["name"])
     with store.exclusive():
         try:
             record = store.get(key)
         except Missing:
             if cidrs:
-                store.create(key, _reservation(job, cidrs))
+                store.create(key, value)
         else:
             if cidrs:
-                store.update(key, _reservation(job, cidrs), record.revision)
+                store.update(key, value, record.revision)
             else:
                 store.delete(key, record.revision)
     return len(cidrs)
@@ -160,15 +181,19 @@ def _cidrs(names: Iterable[str]) -> Iterable[str]:
         yield f"{address}/{BITS[address.family]}"
 
 
-def _reservation_name(job: Job) -> str:
-    return f"host-local-{job.node}-{job.network}".lower().replace("_", "-")
+def _gate_name(directory: str, job: Job) -> str:
+    """Return the name of the gate, its own for each node, network and directory: Kubernetes allows few characters."""
+    readable = "".join(char if char.isascii() and char.isalnum() else "-" for char in f"{job.node}-{job.network}")
+    digest = sha256("\0".join((job.node, job.network, directory)).encode(errors="surrogateescape")).hexdigest()
+    return f"{GATE}{readable[:LONGEST_READABLE].lower()}-{digest[:16]}"
 
 
-def _reservation(job: Job, cidrs: list[str]) -> Json:
+def _reservation(directory: str, job: Job, cidrs: list[str]) -> Json:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         "kind": "IPReservation",
         "apiVersion": "projectcalico.org/v3",
-        "metadata": {"name": _reservation_name(job), "creationTimestamp": created},
+        "metadata": {"name": _gate_name(directory, job), "creationTimestamp": created,
+                     "annotations": {GATE_MARK: directory}},
         "spec": {"reservedCIDRs": cidrs},
     }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from calicoctl.command import CONTEXT, config_option, the_store
+from calicoctl.command import CONTEXT, global_options, the_store
 from calicoctl.node import this_node
 from calicoctl.table import printable
+from calicoctl.writing import STDOUT, require_place, write
 from cni_calico import facts
 from cni_calico.version import VERSION
 from ipam.audit import finding as kinds
@@ -20,7 +22,7 @@ from ipam.audit.repair import Craft, repair
 from ipam.audit.report import entries, lines, made_cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from datastore.api import Json, Store
     from ipam.audit.audit import Audit
@@ -46,9 +48,11 @@ the handle repaired-unknown; release such addresses with `calicoctl ipam release
 \b
 Exit codes:
   0  no problems
-  1  problems were found (and are left, with --repair), or it did not work: one line on stderr says why
+  1  it did not work: one line on stderr says why
   2  wrong command line
+  3  problems were found (with --repair: and are left)
 """
+PROBLEMS = 3  # exit code
 SHOWN = 10  # findings of a section, unless all are asked for
 TOP = 20  # nodes
 SECTIONS = (
@@ -70,34 +74,37 @@ SECTIONS = (
 @click.option("--show-all-ips", is_flag=True, help="Print every address in use, too.")
 @click.option("--show-problem-ips", is_flag=True, help=f"Print every problem, not the first {SHOWN} of each section.")
 @click.option("-o", "--output", "path", metavar="FILE", type=click.Path(dir_okay=False),
-              help="Write a report to FILE, for `calicoctl ipam release --from-report`.")
+              help="Write a report to FILE, for `calicoctl ipam release --from-report`; - is stdout, alone.")
 @click.option("--repair", "with_repair", is_flag=True, help="Set right what can be, first.")
 @click.option("--node", metavar="NAME", help="Name of this node, as the plugin knows it.  [default: as the plugin's]")
-@config_option
+@global_options
 def check(show_all_ips: bool, show_problem_ips: bool, path: str | None, with_repair: bool, node: str | None) -> None:
     """Compare blocks, handles, affinities, endpoint records and this node's kernel, and tell where they disagree."""
-    store, name = the_store(), node or this_node(os.environ)
-    click.echo("Checking IPAM for inconsistencies...\n")
-    found = _audit(store, name, with_repair)
+    if path is not None:
+        require_place(path)
+    store, tell = the_store(), partial(click.echo, err=path in STDOUT)
+    tell("Checking IPAM for inconsistencies...\n")
+    found = _audit(store, node or this_node(os.environ), with_repair, tell)
     for line in (*_numbers(found), *_nodes(found), *_sections(found, show_problem_ips)):
-        click.echo(line)
-    if show_all_ips:
-        _show_all(store, found)
-    if path:
-        _write(store, found, path)
+        tell(line)
+    for line in _all(store, found) if show_all_ips else ():
+        tell(line)
+    if path is not None:
+        write(path, lines(store, found, made_cluster(store, VERSION), VERSION))
+        tell(f"\nReport written to {printable(path)}.")
     count = len(found.findings)
-    click.echo(f"\nCheck complete; found {count} problem{'' if count == 1 else 's'}.")
-    click.get_current_context().exit(1 if count else 0)
+    tell(f"\nCheck complete; found {count} problem{'' if count == 1 else 's'}.")
+    click.get_current_context().exit(PROBLEMS if count else 0)
 
 
-def _audit(store: Store, name: str, with_repair: bool) -> Audit:
+def _audit(store: Store, name: str, with_repair: bool, tell: Callable[[str], object]) -> Audit:
     def look() -> Any:
         return facts.everything(name)
 
     if not with_repair:
         return audit(store, look, watched)
     craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
-    return repair(store, look, craft, lambda what: click.echo(f"Repaired: {printable(what)}"), watched)
+    return repair(store, look, craft, lambda what: tell(f"Repaired: {printable(what)}"), watched)
 
 
 def watched(items: Iterable[Any], label: str, count: int) -> Iterable[Any]:
@@ -156,11 +163,12 @@ def _line(finding: Finding) -> str:
     return f"  {finding.kind}: {printable(finding.subject)}: {printable(finding.what)}"
 
 
-def _show_all(store: Store, found: Audit) -> None:
-    click.echo("\nIPs in use:")
+def _all(store: Store, found: Audit) -> Iterator[str]:
+    """Yield every address in use, and whose it is."""
+    yield "\nIPs in use:"
     for address, entry in entries(store, found):
         if not entry["coolingDown"]:
-            click.echo(f"  {address} {_owner(entry)}")
+            yield f"  {address} {_owner(entry)}"
 
 
 def _owner(entry: Json) -> str:
@@ -168,10 +176,3 @@ def _owner(entry: Json) -> str:
     told = [f"node {entry['node']}" if entry["node"] else "", "borrowed" if entry["borrowed"] else "",
             "" if entry["inUse"] else "not in use"]
     return printable(f"{whose} ({', '.join(filter(None, told))})")
-
-
-def _write(store: Store, found: Audit, path: str) -> None:
-    cluster = made_cluster(store, VERSION)
-    with click.open_file(path, "w", encoding="utf-8", atomic=True) as file:
-        file.writelines(lines(store, found, cluster, VERSION))
-    click.echo(f"\nReport written to {printable(path)}.")

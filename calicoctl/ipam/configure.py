@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, config_option, the_store
+from calicoctl.command import CONTEXT, EXIT_CODES, global_options, the_store
 from calicoctl.table import render
 from ipam.configuration import LONGEST_COOLDOWN, PERSISTENCES, persistence, save
 
@@ -44,7 +44,7 @@ PROPERTIES = {
               help="Whether a KubeVirt virtual machine keeps its address.")
 @click.option("--ip-cooldown-seconds", "cooldown_seconds", type=click.IntRange(0, LONGEST_COOLDOWN), metavar="SECONDS",
               help=f"How long a released address rests before it is given again, 0 to {LONGEST_COOLDOWN}.")
-@config_option
+@global_options
 def configure(**values: object) -> None:
     """Change how addresses are given out, on every node. What is not named stays as it is."""
     changes = {name: value for name, value in values.items() if value is not None}

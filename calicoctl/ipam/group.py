@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, config_option
+from calicoctl.command import CONTEXT, EXIT_CODES, global_options
 from calicoctl.ipam.check import check
 from calicoctl.ipam.configure import configure
 from calicoctl.ipam.release import release
@@ -24,7 +24,7 @@ Examples:
 
 
 @click.group(epilog=EPILOG, context_settings=CONTEXT)
-@config_option
+@global_options
 def ipam() -> None:
     """Show how addresses are used, and change how they are given out."""
 

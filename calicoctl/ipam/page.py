@@ -9,12 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 import time
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
-
-import click
 
 from calicoctl.ipam.chart import FREE, OURS, RESERVED, Gap, Shape, chart
 from calicoctl.ipam.facts import LEVELS, block_count, facts, in_use_by_kind, left_out, meanings, nodes_of
@@ -96,28 +92,6 @@ seek.addEventListener("input", () => {
 def page(found: Survey) -> str:
     """Return the whole page."""
     return "\n".join(_lines(found)) + "\n"
-
-
-def write(path: str, text: str) -> None:
-    """Put the page in place whole, readable by its owner only, or print it when the path is `-`. Raises OSError."""
-    if path == "-":
-        click.echo(text, nl=False)
-        return
-    try:
-        _put(path, text)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-
-
-def _put(path: str, text: str) -> None:
-    with NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path) or ".", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.rename(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _lines(found: Survey) -> Iterator[str]:

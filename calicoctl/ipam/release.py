@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, config_option, the_store
+from calicoctl.command import CONTEXT, EXIT_CODES, global_options, the_store
 from calicoctl.ipam.check import watched
 from calicoctl.node import this_node
 from calicoctl.table import printable
@@ -26,11 +26,12 @@ from ipam.find import holder
 from ipam.release import Wanted, release_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from datastore.api import Store
     from ipam.audit.report import Report
     from ipam.cidr import Address
+    from ipam.find import Allocation
 
 EPILOG = f"""\b
 Examples:
@@ -41,7 +42,8 @@ Examples:
 \b
 From reports only those addresses are released that are leaked in all of them and were not given anew since: handle and
 sequence number must be those of the report. The reports must be of this datastore, in any case; of this version of
-calicoctl, and one of them not older than the last change of ClusterInformation, unless --force says otherwise.
+calicoctl, and one of them not older than the last change of ClusterInformation, unless --force says otherwise. An
+address that a link of this node has now is not released, unless --force says so.
 
 \b
 The datastore need not be locked for that (in Calico it must be, or --force): its lock is taken for one batch of
@@ -58,15 +60,16 @@ BATCH = 1000  # addresses for which the lock is held
               help="Release what is leaked in this report; may be given several times, and then in all of them.")
 @click.option("--force", is_flag=True, help="Use reports of another version, or old ones; release an IP that is wired.")
 @click.option("--node", metavar="NAME", help="Name of this node, as the plugin knows it.  [default: as the plugin's]")
-@config_option
+@global_options
 def release(ip: str | None, paths: Sequence[str], force: bool, node: str | None) -> None:
     """Release addresses that no pod has any more."""
     if (ip is None) == (not paths):
         raise click.UsageError("Say what to release, by either --ip or --from-report.")
+    name = node or this_node(os.environ)
     if ip is not None:
-        _release_one(the_store(), _address(ip), node or this_node(os.environ), force)
+        _release_one(the_store(), _address(ip), name, force)
     else:
-        _release_reported(the_store(), paths, force)
+        _release_reported(the_store(), paths, name, force)
 
 
 def _address(text: str) -> Address:
@@ -78,10 +81,9 @@ def _address(text: str) -> Address:
 
 def _release_one(store: Store, address: Address, node: str, force: bool) -> None:
     """Release one address, exactly as it is held now; raises BadRequest when a pod of this node is wired with it."""
-    wired = [wire.link for wire in facts.everything(node).wires if address in wire.addresses]
-    if wired and not force:
-        raise BadRequest(f"address {address} is in use: link {wired[0]} of this node has it; delete its pod, or use "
-                         "--force")
+    wired = {} if force else _wired(node)
+    if address in wired:
+        raise BadRequest(_refusal(address, wired[address]))
     found = holder(store, address)
     if found is None:
         click.echo(f"{address} is not assigned")
@@ -91,24 +93,47 @@ def _release_one(store: Store, address: Address, node: str, force: bool) -> None
         forget_endpoints(store, {identity(found.attribute.owner)}, found.attribute.owner.get("node", ""))
 
 
-def _release_reported(store: Store, paths: Sequence[str], force: bool) -> None:
+def _wired(node: str) -> dict[Address, str]:
+    """Return the addresses that links of this node have now, each with its link."""
+    return {address: wire.link for wire in facts.everything(node).wires for address in wire.addresses}
+
+
+def _refusal(address: Address, link: str) -> str:
+    return f"address {address} is in use: link {printable(link)} of this node has it; delete its pod, or use --force"
+
+
+def _release_reported(store: Store, paths: Sequence[str], node: str, force: bool) -> None:
     report = agreed(map(_read, paths))
     require(report, cluster_of(store), VERSION, force)
-    freed: list[Address] = []
-    wanted = watched(sorted(report.leaked.values(), key=lambda item: (item.address.family, item.address.number)),
-                     "Releasing", len(report.leaked))
-    for batch in _batches(iter(wanted)):
-        for address in _release_batch(store, batch):
-            click.echo(f"Successfully released IP address {address}")
-            freed.append(address)
-    owners = [report.owners[address] for address in freed]
-    for node in {owner.get("node", "") for owner in owners}:
-        forget_endpoints(store, {identity(owner) for owner in owners if owner.get("node", "") == node}, node)
+    wired = {} if force else _wired(node)
+    skipped = report.leaked.keys() & wired.keys()
+    for address in sorted(skipped, key=str):
+        click.echo(f"Skipped: {_refusal(address, wired[address])}")
+    freed = _release_all(store, [item for address, item in report.leaked.items() if address not in skipped])
+    _forget(store, [item.attribute.owner for item in freed])
     for handle, revision in report.handles.items():
         _release_handle(store, handle, revision)
-    left = len(report.leaked) - len(freed)
+    left = len(report.leaked) - len(skipped) - len(freed)
     click.echo(f"Released {len(freed)} of {len(report.leaked)} IP addresses"
+               + (f"; {len(skipped)} are in use" if skipped else "")
                + (f"; {left} were released or given anew since" if left else "") + ".")
+
+
+def _release_all(store: Store, wanted: list[Wanted]) -> list[Allocation]:
+    """Release batch by batch, and tell each address; return what was released, as the datastore had it."""
+    freed: list[Allocation] = []
+    in_order = sorted(wanted, key=lambda item: (item.address.family, item.address.number))
+    for batch in _batches(iter(watched(in_order, "Releasing", len(wanted)))):
+        for item in _release_batch(store, batch):
+            click.echo(f"Successfully released IP address {item.address}")
+            freed.append(item)
+    return freed
+
+
+def _forget(store: Store, owners: Sequence[Mapping[str, str]]) -> None:
+    """Remove the endpoint records of those who held what was released."""
+    for node in {owner.get("node", "") for owner in owners}:
+        forget_endpoints(store, {identity(owner) for owner in owners if owner.get("node", "") == node}, node)
 
 
 def _read(path: str) -> Report:
@@ -121,13 +146,20 @@ def _batches(items: Iterator[Wanted]) -> Iterator[list[Wanted]]:
         yield batch
 
 
-def _release_batch(store: Store, batch: Iterable[Wanted]) -> Sequence[Address]:
-    """Release what is as it was; where one of a block is not, the others are released one by one."""
+def _release_batch(store: Store, batch: Sequence[Wanted]) -> list[Allocation]:
+    """Release what is as it was, and return it; whose it was says the datastore, for a report can be tampered with."""
     with store.exclusive():
-        try:
-            return release_addresses(store, batch).freed
-        except Changed:
-            return [address for item in batch for address in _release_if_same(store, item)]
+        held = [holder(store, item.address) for item in batch]
+        freed = set(_release_same(store, batch))
+    return [found for found in held if found and found.address in freed]
+
+
+def _release_same(store: Store, batch: Sequence[Wanted]) -> Sequence[Address]:
+    """Release what is as it was; where one of a block is not, the others are released one by one."""
+    try:
+        return release_addresses(store, batch).freed
+    except Changed:
+        return [address for item in batch for address in _release_if_same(store, item)]
 
 
 def _release_if_same(store: Store, wanted: Wanted) -> Sequence[Address]:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, config_option, the_store
+from calicoctl.command import CONTEXT, EXIT_CODES, global_options, the_store
 from calicoctl.ipam.address import address_json, address_text, holder
 from calicoctl.ipam.blockmap import draw, pen
 from calicoctl.ipam.borrowed import show_borrowed
 from calicoctl.ipam.chart import survey
 from calicoctl.ipam.configure import configuration_json, configuration_table
-from calicoctl.ipam.page import page, write
+from calicoctl.ipam.page import page
 from calicoctl.ipam.usage import as_json, as_table, usage
 from calicoctl.node import this_node
 from calicoctl.output import TEXT, echo, form_option
 from calicoctl.progress import every_block
 from calicoctl.table import printable
+from calicoctl.writing import require_place, write
 from ipam.cidr import parse_address
 from ipam.configuration import load
 from ipam.errors import BadRequest
@@ -73,7 +74,7 @@ def _address(ctx: click.Context, param: click.Parameter, text: str | None) -> Ad
 @click.option("--html", metavar="FILE", help="Write the map as a page for a browser; - is stdout.")
 @click.option("--node", metavar="NAME", help="Node whose blocks the map shows as its own.  [default: this node]")
 @form_option
-@config_option
+@global_options
 def show(ip: Address | None, html: str | None, node: str | None, form: str, **flags: bool) -> None:
     """Show how full pools and blocks are, or who has one address, or a map of both."""
     _check(dict(flags, ip=ip, html=html), node, form)
@@ -117,8 +118,9 @@ def _show_address(address: Address, form: str) -> None:
 
 def _show_map(path: str | None, node: str) -> None:
     """Draw the map on the terminal, or write it to a file as a page. Raises Corrupt, OSError."""
+    if path is not None:
+        require_place(path)
+        write(path, [page(survey(the_store(), node))])
+        return
     found = survey(the_store(), node)
-    if path is None:
-        click.echo("\n".join(draw(found, shutil.get_terminal_size().columns, pen(sys.stdout, os.environ))))
-    else:
-        write(path, page(found))
+    click.echo("\n".join(draw(found, shutil.get_terminal_size().columns, pen(sys.stdout, os.environ))))

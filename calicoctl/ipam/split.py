@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, config_option, the_store
+from calicoctl.command import CONTEXT, EXIT_CODES, global_options, the_store
 from calicoctl.table import printable
 from ipam.split import MOST_PARTS
 from ipam.split import split as cut
@@ -27,7 +27,7 @@ the command be killed, run it again: it carries on. Then correct network configu
 @click.argument("number", type=click.IntRange(2, MOST_PARTS))
 @click.option("--cidr", metavar="CIDR", help="CIDR of the pool to split.")
 @click.option("--name", metavar="POOL", help="Name of the pool to split.")
-@config_option
+@global_options
 def split(number: int, cidr: str | None, name: str | None) -> None:
     """Cut a pool into NUMBER equal pools, a power of two, and keep every address that is in use."""
     wanted = name or cidr

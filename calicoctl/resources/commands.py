@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from calicoctl.command import CONTEXT, EXIT_CODES, Failure, config_option, the_store
+from calicoctl.command import CONTEXT, EXIT_CODES, Failure, global_options, the_store
 from calicoctl.completion import kind_words, resource_names
 from calicoctl.resources import documents, kinds, printing, resources
+from calicoctl.resources.fields import is_utf8
 from calicoctl.resources.patch import TYPES
 from datastore.api import Exists, Missing, StoreError
 from ipam.errors import BadRequest, IpamError
@@ -47,8 +48,8 @@ def file_options(function: Function) -> Function:
     for option in (
         click.option("--skip-empty", is_flag=True, help="Take files without a resource as no error."),
         click.option("-R", "--recursive", is_flag=True, help="With -f DIRECTORY: and those below it."),
-        click.option("-f", "--filename", metavar="PATH",
-                     help="YAML or JSON file, directory of such files, or - for stdin."),
+        click.option("-f", "--filename", "filenames", metavar="PATH", multiple=True,
+                     help="YAML or JSON file, directory of such files, or - for stdin; may be given several times."),
     ):
         function = option(function)
     return function
@@ -82,7 +83,7 @@ def name_arguments(count: int) -> Callable[[Function], Function]:
 @click.option("--export", is_flag=True, help="Without what ties a named resource to this datastore.")
 @namespace_option
 @file_options
-@config_option
+@global_options
 def get(kind: str | None, names: tuple[str, ...], form: str, everywhere: bool, export: bool,
         namespace: str | None, **source: Any) -> None:
     """Show resources: those of a kind, those named, or those that a file names."""
@@ -120,7 +121,7 @@ def _answer(store: Store, wanted: Json, namespace: str | None, everywhere: bool)
 @click.option("--skip-exists", is_flag=True, help="Pass over resources that exist already.")
 @namespace_option
 @file_options
-@config_option
+@global_options
 def create(skip_exists: bool, namespace: str | None, **source: Any) -> None:
     """Create resources; one that exists already is an error."""
     _change(_from_file(source), namespace, resources.create, ("create", "created"), Exists if skip_exists else None)
@@ -132,7 +133,7 @@ def create(skip_exists: bool, namespace: str | None, **source: Any) -> None:
   calicoctl get ippool p -o yaml | sed s/disabled:.*/disabled:\\ true/ | calicoctl apply -f -"""))
 @namespace_option
 @file_options
-@config_option
+@global_options
 def apply(namespace: str | None, **source: Any) -> None:
     """Create resources, or replace those that exist already. Labels and annotations are added to those stored."""
     _change(_from_file(source), namespace, resources.apply, ("apply", "applied"))
@@ -142,7 +143,7 @@ def apply(namespace: str | None, **source: Any) -> None:
   calicoctl replace -f pool.yaml"""))
 @namespace_option
 @file_options
-@config_option
+@global_options
 def replace(namespace: str | None, **source: Any) -> None:
     """Replace resources; one that does not exist is an error."""
     _change(_from_file(source), namespace, resources.replace, ("replace", "replaced"))
@@ -152,10 +153,16 @@ def replace(namespace: str | None, **source: Any) -> None:
   calicoctl validate -f pool.yaml"""))
 @namespace_option
 @file_options
-@config_option
+@global_options
 def validate(namespace: str | None, **source: Any) -> None:
     """Tell whether apply would take these resources. Nothing is written."""
-    _change(_from_file(source), namespace, resources.validate, ("validate", "validated"))
+    sound: list[Json] = []
+
+    def act(store: Store, resource: Json) -> None:
+        resources.validate(store, resource, sound)
+        sound.append(resource)
+
+    _change(_from_file(source), namespace, act, ("validate", "validated"))
 
 
 @click.command(context_settings=CONTEXT, epilog=epilog("""\
@@ -167,7 +174,7 @@ def validate(namespace: str | None, **source: Any) -> None:
 @click.option("-s", "--skip-not-exists", is_flag=True, help="Pass over resources that do not exist.")
 @namespace_option
 @file_options
-@config_option
+@global_options
 def delete(kind: str | None, names: tuple[str, ...], skip_not_exists: bool, namespace: str | None,
            **source: Any) -> None:
     """Delete resources. A pool's and a node's blocks are released first; addresses in use stay until their DEL."""
@@ -187,7 +194,7 @@ def delete(kind: str | None, names: tuple[str, ...], skip_not_exists: bool, name
 @click.option("-t", "--type", "how", type=click.Choice(list(TYPES)), default="strategic", show_default=True,
               help="What kind of patch it is: strategic merge, JSON Patch (RFC 6902), merge patch (RFC 7386).")
 @namespace_option
-@config_option
+@global_options
 def patch(kind: str, names: str, text: str, how: str, namespace: str | None) -> None:
     """Change a part of a resource that exists."""
     wanted = _placed_one(kind, names, namespace)
@@ -208,7 +215,7 @@ def patch(kind: str, names: str, text: str, how: str, namespace: str | None) -> 
 @click.option("--overwrite", is_flag=True, help="Change the value that the label has.")
 @click.option("--remove", is_flag=True, help="Remove the label.")
 @namespace_option
-@config_option
+@global_options
 def label(kind: str, names: str, text: str, overwrite: bool, remove: bool, namespace: str | None) -> None:
     """Set, change or remove a label of a resource."""
     name, equals, value = text.partition("=")
@@ -240,14 +247,14 @@ def _label_change(labels: Json, name: str, value: str, overwrite: bool, remove: 
 
 
 def _from_file(source: dict[str, Any]) -> list[Json]:
-    if source["filename"] is None:
+    if not source["filenames"]:
         raise click.UsageError("Which resources? Give -f FILE.")
-    return documents.load(source["filename"], source["recursive"], source["skip_empty"])
+    return documents.load(source["filenames"], source["recursive"], source["skip_empty"])
 
 
 def _named(kind: str | None, names: Sequence[str], source: dict[str, Any]) -> list[Json]:
     """Return the resources that the command line names, of which only kind and name are known, or those of a file."""
-    if (kind is None) == (source["filename"] is None):
+    if (kind is None) != bool(source["filenames"]):
         raise click.UsageError("Which resources? Give either KIND, with or without NAME, or -f FILE.")
     return _from_file(source) if kind is None else [_stub(kinds.named(kind), name) for name in names]
 
@@ -266,8 +273,8 @@ def _placed(kind: Kind, resource: Json, namespace: str | None, everywhere: bool 
     """Return the resource in its namespace: its own, else the one asked for, else `default`; raises BadRequest."""
     own = resource["metadata"].get("namespace")
     for part in (resource["metadata"].get("name", "-"), namespace or "-", own or "-"):
-        if not part or "/" in part:
-            raise BadRequest(f"'{part}' is no name: it must neither be empty nor have a slash")
+        if not part or "/" in part or not is_utf8(part):
+            raise BadRequest(f"'{part}' is no name: it must neither be empty nor have a slash, and be UTF-8")
     if not kind.namespaced:
         if own or namespace or everywhere:
             raise BadRequest(f"{kind.name} is not namespaced")
@@ -284,23 +291,24 @@ def _change(given: Sequence[Json], namespace: str | None, act: Callable[[Store, 
     if not given:
         click.echo("No resources specified")
         return
-    store, errors = the_store(makes_it=True), []
+    store, errors, done = the_store(makes_it=True), [], 0
     for resource in given:
         try:
             act(store, _placed(kinds.of(resource), resource, namespace))
+            done += 1
         except (StoreError, IpamError) as error:
             if skip is None or not isinstance(error, skip):
                 errors.append(str(error))
-    _report(verb, {resource["kind"] for resource in given}, len(given), errors)
+    _report(verb, {resource["kind"] for resource in given}, done, errors)
 
 
-def _report(verb: tuple[str, str], found: Iterable[str], count: int, errors: Sequence[str]) -> None:
+def _report(verb: tuple[str, str], found: Iterable[str], done: int, errors: Sequence[str]) -> None:
     """Tell the outcome in Calico's words, with the kind if there is only one; raises Failure if there are errors."""
     to_do, past = verb
     kind = f"'{next(iter(found))}' " if len(set(found)) == 1 else ""
-    done, told = count - len(errors), f"[{', '.join(errors)}]"
+    count, told = done + len(errors), f"[{', '.join(errors)}]"
     if not errors:
-        click.echo(f"Successfully {past} {count} {kind}resource(s)")
+        click.echo(f"Successfully {past} {done} {kind}resource(s)")
     elif done:
         click.echo(f"Partial success: {past} {done} out of {count} {kind}resources:")
         raise Failure(f"hit error: {told}")

@@ -12,8 +12,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from calicoctl.resources import kinds
-from calicoctl.resources.fields import check, without_nulls
+from calicoctl.resources.fields import check, refuse_unstorable, without_nulls
 from calicoctl.resources.rules import endpoint_names
+from calicoctl.table import brief
 from ipam.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -25,11 +26,15 @@ STDIN = "-"
 ENDINGS = (".yaml", ".yml", ".json")
 
 
-def load(path: str, recursive: bool = False, skip_empty: bool = False) -> list[Json]:
-    """Return the resources in a file, in the files of a directory, or on stdin, in order.
+def load(paths: Iterable[str], recursive: bool = False, skip_empty: bool = False) -> list[Json]:
+    """Return the resources in files, in the files of directories, and on stdin, in order.
 
     Raises BadRequest, naming file and field; also when there is no resource, unless skip_empty. Raises OSError.
     """
+    return [found for path in paths for found in _below(path, recursive, skip_empty)]
+
+
+def _below(path: str, recursive: bool, skip_empty: bool) -> list[Json]:
     found = []
     for name in files(path, recursive):
         resources = _in_file(name)
@@ -53,9 +58,10 @@ def files(path: str, recursive: bool) -> Iterator[str]:
 
 def resource(value: object) -> Json:
     """Return what a document says, if it is a sound resource of a known kind; raises BadRequest, naming the field."""
+    refuse_unstorable(value)
     value = without_nulls(value)
     if not isinstance(value, dict):
-        raise BadRequest(f"{value!r} is not a resource: expected apiVersion, kind, metadata and spec")
+        raise BadRequest(f"{brief(value)} is not a resource: expected apiVersion, kind, metadata and spec")
     kind = kinds.of(value)
     check(value, kind.schema, "")
     metadata = value.get("metadata", {})
@@ -124,7 +130,7 @@ def _flat(document: object) -> Iterator[object]:
 def _items(document: Json) -> list[object]:
     items, name = document.get("items"), document["kind"].removesuffix("List")
     if not isinstance(items, list):
-        raise BadRequest(f"items of {document['kind']} are {items!r}: expected a list")
+        raise BadRequest(f"items of {document['kind']} are {brief(items)}: expected a list")
     version = {"apiVersion": document.get("apiVersion")}
     typed: Iterable[object] = ({**version, "kind": name, **item} if name and isinstance(item, dict) else item
                                for item in items)

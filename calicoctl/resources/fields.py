@@ -6,13 +6,15 @@ is not described is an error in what people write (Calico decodes strictly, too)
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from calicoctl.table import brief
 from datastore.frozen import frozen
 from ipam.errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from datastore.api import Json
 
@@ -40,10 +42,10 @@ def check(value: object, schema: Schema, path: str) -> None:
     """Raise BadRequest, naming the field by its path, unless the value is described by the schema."""
     if isinstance(schema, Leaf):
         if not schema.fits(value):
-            raise BadRequest(f"{path} is {value!r}: expected {schema.expected}")
+            raise BadRequest(f"{path} is {brief(value)}: expected {schema.expected}")
     elif isinstance(schema, list):
         if not isinstance(value, list):
-            raise BadRequest(f"{path} is {value!r}: expected a list")
+            raise BadRequest(f"{path} is {brief(value)}: expected a list")
         for at, item in enumerate(value):
             check(item, schema[0], f"{path}[{at}]")
     else:
@@ -52,12 +54,37 @@ def check(value: object, schema: Schema, path: str) -> None:
 
 def _check_mapping(value: object, schema: Mapping[str, Schema], path: str) -> None:
     if not isinstance(value, dict):
-        raise BadRequest(f"{path or 'resource'} is {value!r}: expected fields by name")
+        raise BadRequest(f"{path or 'resource'} is {brief(value)}: expected fields by name")
     for name, item in value.items():
         field = f"{path}.{name}".lstrip(".")
         if name not in schema:
             raise BadRequest(f'unknown field "{field}"; known here: {", ".join(schema)}')
         check(item, schema[name], field)
+
+
+def refuse_unstorable(value: object) -> None:
+    """Raise BadRequest for what JSON or UTF-8 cannot hold: a number that is not finite, half of a surrogate pair."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRequest(f"{value} is no number that JSON can hold")
+    if isinstance(value, str) and not is_utf8(value):
+        raise BadRequest(f"{brief(value)} cannot be written in UTF-8")
+    for item in _items(value):
+        refuse_unstorable(item)
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether text can be written in UTF-8: not what a command line had in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _items(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return (*value.keys(), *value.values())
+    return value if isinstance(value, list) else ()
 
 
 def known(value: Any, schema: Schema) -> Any:

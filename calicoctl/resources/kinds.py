@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calicoctl.resources.fields import ANYTHING, LABELS, NUMBER, NUMBER_OR_TEXT, TEXT, TRUTH, at
+from calicoctl.table import brief
 from datastore import keys
 from datastore.frozen import frozen
 from ipam.configuration import PERSISTENCE
@@ -74,9 +75,14 @@ def of(resource: Mapping[str, Any]) -> Kind:
         if (resource.get("kind"), resource.get("apiVersion")) == (kind.name, API_VERSION):
             return kind
     raise BadRequest(
-        f"unknown resource type ({resource.get('kind')}) and/or version ({resource.get('apiVersion')}); "
+        f"unknown resource type ({_told(resource, 'kind')}) and/or version ({_told(resource, 'apiVersion')}); "
         f"types are, of {API_VERSION}: {', '.join(kind.name for kind in KINDS)}"
     )
+
+
+def _told(resource: Mapping[str, Any], field: str) -> str:
+    value = resource.get(field)
+    return value if isinstance(value, str) else brief(value)
 
 
 def _field(*path: str, default: object = "") -> Callable[[Json], str]:

@@ -11,15 +11,16 @@ from ipam.errors import BadRequest
 from ipam.pool import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, RESERVED, all_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from datastore.api import Json, Store
 
 MODES = ("Never", "Always", "CrossSubnet")
 ASSIGNMENT_MODES = ("Automatic", "Manual")
 WORKLOAD, TUNNEL, LOAD_BALANCER = "Workload", "Tunnel", "LoadBalancer"
-DEFAULTS: Json = {"ipipMode": "Never", "vxlanMode": "Never", "natOutgoing": False, "nodeSelector": "all()",
-                  "allowedUses": [WORKLOAD, TUNNEL], "assignmentMode": "Automatic"}
+DEFAULTS: Json = {"ipipMode": "Never", "vxlanMode": "Never", "natOutgoing": False, "disabled": False,
+                  "disableBGPExport": False, "nodeSelector": "all()", "allowedUses": [WORKLOAD, TUNNEL],
+                  "assignmentMode": "Automatic"}
 
 
 def pool_spec(spec: Json) -> Json:
@@ -131,10 +132,22 @@ def _neighbour_findings(name: str, spec: Json, store: Store) -> Iterator[str]:
 
     network = netaddr.IPNetwork(spec["cidr"])
     for pool in all_pools(store, network.version):
-        other = _network(pool.cidr)
-        if pool.name != name and (network in other or other in network):
+        if pool.name != name and _overlap(network, _network(pool.cidr)):
             yield finding("spec.cidr", network, f"overlaps pool {pool.name}, {pool.cidr}")
     for block in map(netaddr.IPNetwork, map(keys.block_cidr, store.keys(keys.blocks(network.version)))):
         if block.prefixlen != spec["blockSize"] and (block in network or network in block):
             yield finding("spec.blockSize", spec["blockSize"], f"there is a block of another size, {block}")
             return
+
+
+def overlaps(pool: Json, others: Iterable[Json]) -> Iterator[str]:
+    """Yield which other pools, that are not stored, a pool overlaps. All have a sound CIDR."""
+    name, network = pool["metadata"]["name"], _network(pool["spec"]["cidr"])
+    for other in others:
+        theirs = _network(other["spec"]["cidr"])
+        if other["metadata"]["name"] != name and _overlap(network, theirs):
+            yield finding("spec.cidr", network, f"overlaps pool {other['metadata']['name']}, {theirs}")
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    return one in other or other in one

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from calicoctl.resources import kinds, rules
 from calicoctl.resources.documents import resource as read_resource
 from calicoctl.resources.fields import carry, check, identity, known
+from calicoctl.resources.findings import refuse
 from calicoctl.resources.patch import patched
-from calicoctl.resources.poolrules import pool_spec
+from calicoctl.resources.poolrules import overlaps, pool_spec
 from datastore import keys
 from datastore.api import Conflict, Corrupt, Exists, Missing
 from datastore.model import IpamConfig, config_json, config_of
@@ -22,7 +23,7 @@ from ipam import configuration
 from ipam.errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from calicoctl.resources.kinds import Kind
     from datastore.api import Json, Record, Store
@@ -109,14 +110,17 @@ def label(store: Store, kind: Kind, metadata: Json, change: Callable[[Json], Jso
     _update(store, kind, metadata, change_resource)
 
 
-def validate(store: Store, resource: Json) -> None:
-    """Raise BadRequest or Corrupt if `apply` would; nothing is written. Pools are held against those that there are."""
+def validate(store: Store, resource: Json, before: Iterable[Json] = ()) -> None:
+    """Raise BadRequest or Corrupt if `apply` would, after it had those before; nothing is written."""
     kind, metadata = kinds.of(resource), resource["metadata"]
     try:
         stored = _sound(kind, _record(store, kind, metadata))
     except Missing:
         stored = None
-    _value(kind, rules.checked(kind, resource, stored, store), None)
+    complete = rules.checked(kind, resource, stored, store)
+    if kind is kinds.IPPOOL:
+        refuse(overlaps(complete, (item for item in before if kinds.of(item) is kind)))
+    _value(kind, complete, None)
 
 
 def delete(store: Store, resource: Json) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from datastore.api import Store
+    from datastore.api import Record, Store
     from ipam.audit.survey import Survey
     from ipam.cidr import Cidr
 
@@ -59,8 +59,8 @@ def compare_affinities(store: Store, found: Survey, watch: Callable[..., Iterabl
         if claim.cidr not in found.doubtful:
             found.findings += disagreement(store, found, claim)
     found.findings += _overlaps(found)
-    for claim in told:
-        found.claims.setdefault(claim.cidr, []).append(claim.node)
+    for claim, state in told.items():
+        found.claims.setdefault(claim.cidr, {})[claim.node] = state
     return len(told)
 
 
@@ -75,13 +75,17 @@ def _affinities(store: Store, found: Survey, watch: Callable[..., Iterable[Any]]
 
     for record in watch(store.scan(keys.HOSTS, torn), "Reading affinities", len(found.blocks)):
         try:
-            for claim in claims_of(record.key):
-                told[claim] = affinity_of(record).state
-            if "/" not in record.key[len(keys.HOSTS) :]:
-                host_of(record)
+            told |= states_in(record)
         except Corrupt as error:
             torn(Torn(record.key, "", str(error)))
     return told
+
+
+def states_in(record: Record) -> dict[Claim, str]:
+    """Return what an affinity's record says; nothing for a node's own record. Raises Corrupt."""
+    if "/" not in record.key[len(keys.HOSTS) :]:
+        host_of(record)
+    return {claim: affinity_of(record).state for claim in claims_of(record.key)}
 
 
 def claims_of(key: str) -> Iterator[Claim]:

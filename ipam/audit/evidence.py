@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datastore import keys
 from datastore.api import Corrupt
-from datastore.model import handle_of
+from datastore.model import CONFIRMED, handle_of
 from datastore.resources import endpoint_of
 from ipam.audit.endpoints import told_before
 from ipam.audit.finding import RECORD_UNREADABLE
@@ -91,6 +91,14 @@ def _is_complete(found: Survey, cidr: str) -> bool:
 
 
 def node_of(found: Survey, cidr: str) -> str | None:
-    """Return whose a block is by its affinities, this node first; None where none is left."""
-    nodes = found.claims.get(cidr, [])
-    return found.living.node if found.living.node in nodes else nodes[0] if nodes else None
+    """Return whose a block is by its affinities, None where none is left.
+
+    A confirmed one goes before one that cannot be read, and that before one left half-done; then this node first.
+    """
+    claims = found.claims.get(cidr, {})
+    ranks = sorted((_rank(state), node != found.living.node, node) for node, state in claims.items())
+    return ranks[0][2] if ranks else None
+
+
+def _rank(state: str) -> int:
+    return 0 if state == CONFIRMED else 2 if state else 1

@@ -14,7 +14,7 @@ from datastore.frozen import frozen
 from datastore.model import handle_of
 from ipam.audit.endpoints import told_before
 from ipam.audit.finding import HANDLE_COUNT, HANDLE_EMPTY, HANDLE_MISSING, Finding
-from ipam.audit.survey import FAMILIES, in_use, read, undisturbed
+from ipam.audit.survey import FAMILIES, UNKNOWN, in_use, read, undisturbed
 from ipam.audit.tally import Tally
 from ipam.block import held_of
 from ipam.errors import BadRequest
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Counted:
     """A handle's revision, None when it has no record, what it says, and what the blocks hold for it.
 
-    Blocks in doubt are in neither; unclear is what the handle says of them.
+    Blocks in doubt are in neither, nor are those that keep addresses of nobody known, one of which may be the handle's;
+    unclear is what the handle says of them.
     """
 
     handle_id: str
@@ -119,12 +120,13 @@ def count(store: Store, handle_id: str, cidrs: Iterable[str], doubtful: Collecti
     except Corrupt:
         return None
     told = dict(handle.blocks) if handle else {}
-    held = {cidr: None if cidr in doubtful else _held(store, cidr, handle_id) for cidr in {*told, *cidrs} if cidr}
+    held = {cidr: None if cidr in doubtful else _held(store, cidr, handle_id, told.get(cidr, 0))
+            for cidr in {*told, *cidrs} if cidr}
     unclear = {cidr: told.pop(cidr, 0) for cidr, number in held.items() if number is None}
     return Counted(handle_id, revision, told, {cidr: number for cidr, number in held.items() if number}, unclear)
 
 
-def _held(store: Store, cidr: str, handle_id: str) -> int | None:
+def _held(store: Store, cidr: str, handle_id: str, told: int) -> int | None:
     """Return how many addresses a block holds for the handle, None when that cannot be told."""
     try:
         block = read(store, cidr)
@@ -132,7 +134,9 @@ def _held(store: Store, cidr: str, handle_id: str) -> int | None:
         return None
     except BadRequest:
         return 0
-    return len(held_of(block, handle_id)) if block else 0
+    held = len(held_of(block, handle_id)) if block else 0
+    hidden = block and held < told and handle_id != UNKNOWN and held_of(block, UNKNOWN)
+    return None if hidden else held
 
 
 def _total(counts: dict[str, int]) -> str:

@@ -59,18 +59,19 @@ def why_gone(owner: Mapping[str, str], living: Living, listed: bool | None = Non
 
     Proof needs all of: it is this node's; and the runtime says so, or its boot is over, or its veth, which was made in
     the very namespace that was looked at, is not there. What has no veth of ours (calico-ipam below ptp, bridge …) is
-    proven by the runtime or the boot only.
+    proven by the runtime or the boot only. Nodes may share a kernel, and with it the boot: what has another node's name
+    is this one's, which was called so, only if it was made in that very namespace.
     """
     boot = owner.get(BOOT, "")
-    same_boot = bool(boot) and boot == living.boot
-    if not same_boot and owner.get("node", living.node) != living.node:
+    here = bool(boot and living.netns) and (boot, owner.get(NETNS)) == (living.boot, living.netns)
+    if not here and owner.get("node", living.node) != living.node:
         return ""
     if listed is not None:
         return "" if listed else "its runtime does not know it"
     if not all(owner.get(name) for name in IDENTITY[1:]) or living.linked(owner):
         return ""
-    if boot and living.boot and not same_boot:
+    if boot and living.boot and boot != living.boot:
         return f"its node has been rebooted: it was made in boot {boot}"
-    if same_boot and owner.get(VETH) and living.netns and owner.get(NETNS) == living.netns:
+    if here and owner.get(VETH):
         return f"its veth {owner[VETH]} is gone, and with it the network namespace"
     return ""

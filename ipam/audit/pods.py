@@ -101,7 +101,7 @@ def _is_idle(store: Store, link: str) -> bool:
     with ExitStack() as held:
         try:
             if link:
-                held.enter_context(store.hold(link, 0))
+                held.enter_context(store.hold(link, 0, keep_mark=True))
         except Busy:
             return False
         except Unwritable:

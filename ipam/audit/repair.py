@@ -15,19 +15,20 @@ from datastore.model import CONFIRMED, PENDING, Affinity, Handle, affinity_json,
 from datastore.resources import endpoint_json, endpoint_of
 from ipam.affinity import claim, give_up
 from ipam.audit import finding as kinds
-from ipam.audit.affinities import claims_of, disagreement, state_of
+from ipam.audit.affinities import claims_of, disagreement, state_of, states_in
 from ipam.audit.audit import audit, unwatched
 from ipam.audit.handles import count
 from ipam.audit.repair_block import repair_blocks
 from ipam.audit.survey import holder, read
 from ipam.block import held_of, host_affinity
+from ipam.collect import collect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
-    from datastore.api import Store
+    from datastore.api import Record, Store
     from datastore.resources import Endpoint
     from ipam.audit.audit import Audit
     from ipam.audit.finding import Finding
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ipam.audit.survey import Survey
     from ipam.handle import Owner
 
+READERS: Mapping[str, Callable[[Record], object]] = {keys.HANDLES: handle_of, keys.HOSTS: states_in}
 ROUNDS = 5  # a damaged block hides its handles, and these what else may be wrong
 
 
@@ -54,6 +56,17 @@ def repair(
 
     Raises Busy, Unwritable; what was done until then stays done.
     """
+    last = _rounds(store, look, craft, tell, watch)
+    collected = collect(store)
+    if collected:
+        tell(f"blocks: rested addresses of {collected} were freed; those that nobody has were removed")
+    return last
+
+
+def _rounds(
+    store: Store, look: Callable[[], Living], craft: Craft, tell: Callable[[str], object],
+    watch: Callable[..., Iterable[Any]],
+) -> Audit:
     for _ in range(ROUNDS):
         last, done = audit(store, look, watch), False
         for what in _repair(store, last, craft):
@@ -67,7 +80,7 @@ def repair(
 def _repair(store: Store, last: Audit, craft: Craft) -> Iterator[str]:
     yield from repair_blocks(store, last, craft.owner_of)
     for handle_id, cidrs in last.survey.unread.items():
-        with store.exclusive():
+        with store.exclusive(), suppress(Missing, Corrupt):
             yield from _unread_handle(store, last.survey, handle_id, cidrs)
     for finding in last.findings:
         step = STEPS.get(finding.kind)
@@ -77,9 +90,14 @@ def _repair(store: Store, last: Audit, craft: Craft) -> Iterator[str]:
 
 
 def _unread_handle(store: Store, found: Survey, handle_id: str, cidrs: Iterable[str]) -> Iterator[str]:
-    """Make a damaged handle anew from the blocks that have addresses of it."""
+    """Make a damaged handle anew from the blocks that have addresses of it.
+
+    It waits until no block is in doubt: as long as it is damaged, it keeps what it may have there from being freed.
+    """
+    if found.doubtful:
+        return
     key = keys.handle(handle_id)
-    blocks = {cidr: read(store, cidr) for cidr in cidrs if cidr not in found.doubtful}
+    blocks = {cidr: read(store, cidr) for cidr in cidrs}
     held = {cidr: len(held_of(block, handle_id)) for cidr, block in blocks.items() if block}
     held = {cidr: number for cidr, number in held.items() if number}
     if held and _is_damaged(store, key):
@@ -88,8 +106,12 @@ def _unread_handle(store: Store, found: Survey, handle_id: str, cidrs: Iterable[
 
 
 def _is_damaged(store: Store, key: str) -> bool:
+    """Tell whether a record that is there cannot be read, or not as what it should be."""
     try:
-        handle_of(store.get(key))
+        record = store.get(key)
+        for prefix, reader in READERS.items():
+            if key.startswith(prefix):
+                reader(record)
     except Missing:
         return False
     except Corrupt:
@@ -130,9 +152,10 @@ def _affinity(store: Store, found: Survey, finding: Finding, craft: Craft) -> It
     elif state_of(store, told) == PENDING:
         claim(store, told.node, told.range)
         yield f"affinity {told.key} was confirmed"
-    else:
-        give_up(store, told.node, told.range)
+    elif give_up(store, told.node, told.range, require_empty=True):
         yield f"affinity {told.key} was given up, as had been begun"
+    else:
+        yield f"affinity {told.key} was confirmed: its block is in use"
 
 
 def _stale_endpoint(store: Store, found: Survey, finding: Finding, craft: Craft) -> Iterator[str]:
@@ -146,9 +169,10 @@ def _stale_endpoint(store: Store, found: Survey, finding: Finding, craft: Craft)
 
 def _missing_endpoint(store: Store, found: Survey, finding: Finding, craft: Craft) -> Iterator[str]:
     wire = finding.detail
-    address = wire.addresses[0]
-    attribute, _ = holder(read(store, found.block_at(address)), address)
-    if attribute and wire.owner.holds(attribute):
+    places = [(found.block_at(address), address) for address in wire.addresses]
+    held = (holder(read(store, cidr), address)[0] for cidr, address in places if cidr)
+    attribute = next((item for item in held if item and wire.owner.holds(item)), None)
+    if attribute:
         endpoint = craft.endpoint_of(found.living.node, wire, attribute.owner)
         key = keys.workload_endpoint(endpoint.namespace, endpoint.name)
         try:
@@ -166,6 +190,8 @@ def _unreadable(store: Store, found: Survey, finding: Finding, craft: Craft) -> 
     torn = finding.detail
     place, value = torn.key or torn.file, None
     if "/assignment/" in place or ("/handle/" in place and (found.doubtful or found.unread)):
+        return
+    if torn.key and not _is_damaged(store, torn.key):
         return
     for told in claims_of(torn.key):
         block = read(store, told.cidr)

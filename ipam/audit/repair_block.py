@@ -116,7 +116,7 @@ def _write(store: Store, key: str, old: Old, block: Block) -> None:
 
 def _forget_claims(store: Store, found: Survey, cidr: str) -> Iterator[str]:
     """Remove the affinities of a block that is not there and has nobody; they are all that is left of it."""
-    for node in found.claims.get(cidr, []):
+    for node in found.claims.get(cidr, {}):
         key = keys.affinity(node, parse_cidr(cidr).family, cidr)
         try:
             store.delete(key, store.get(key).revision)

@@ -7,6 +7,7 @@ reports given, and still is the very same giving of the address (its sequence nu
 from __future__ import annotations
 
 import json
+import reprlib
 import time
 from contextlib import suppress
 from secrets import token_hex
@@ -22,15 +23,19 @@ from ipam.cidr import parse_address
 from ipam.errors import BadRequest
 from ipam.release import Wanted
 
+NAMES: dict[type, str] = {str: "a string", int: "a whole number", dict: "a mapping", list: "a list"}
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
 
     from datastore.api import Json, Record, Store
     from datastore.model import Attribute, Block
     from ipam.audit.audit import Audit
     from ipam.cidr import Address
+
+    T = TypeVar("T")
 
 
 @frozen
@@ -45,13 +50,12 @@ class Cluster:
 
 @frozen
 class Report:
-    """What one or several reports agree on. identities: address -> attributes of its owner; handles: id -> revision."""
+    """What one or several reports agree on. leaked: by address; handles: id -> revision."""
 
     guid: str
     versions: frozenset[str]
     revisions: frozenset[str]
     leaked: Mapping[Address, Wanted]
-    owners: Mapping[Address, Mapping[str, str]]
     handles: Mapping[str, str]
 
 
@@ -146,19 +150,57 @@ def _entry(block: Block, address: Address, attribute: Attribute, sequence: int |
 def parse(text: str, name: str) -> Report:
     """Return what a report says; raises BadRequest, naming the file, when it is none."""
     try:
-        value = json.loads(text, object_hook=_without_used)
-        leaked = [item for items in value["allocations"].values() for item in items if item]
-        wanted = {parse_address(item["ip"]): item for item in leaked if item["sequenceNumber"] is not None}
-        return Report(
-            guid=value["clusterGUID"],
-            versions=frozenset({value["version"]}),
-            revisions=frozenset({value["clusterInformationRevision"]}),
-            leaked={at: Wanted(at, item["handle"], int(item["sequenceNumber"])) for at, item in wanted.items()},
-            owners={at: dict(item.get("attributes") or {}) for at, item in wanted.items()},
-            handles={item["ID"]: item["Revision"] for item in value["leakedHandles"]},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadRequest) as error:
-        raise BadRequest(f"{name} is no report of `calicoctl ipam check --output` ({error!r})") from error
+        return _report(json.loads(text, object_hook=_without_used))
+    except (ValueError, RecursionError, BadRequest) as error:
+        raise BadRequest(f"{name} is no report of `calicoctl ipam check --output`: {error}") from error
+
+
+def _report(value: object) -> Report:
+    lists = _of(dict, value, "allocations").values()
+    leaked = [item for at, items in enumerate(lists) for item in _listed(items, f"allocations[{at}]") if item]
+    wanted = [_wanted(item) for item in leaked if _at(item, "sequenceNumber") is not None]
+    return Report(
+        guid=_text(value, "clusterGUID"),
+        versions=frozenset({_text(value, "version")}),
+        revisions=frozenset({_text(value, "clusterInformationRevision")}),
+        leaked={item.address: item for item in wanted},
+        handles={_text(item, "ID"): _text(item, "Revision") for item in _of(list, value, "leakedHandles")},
+    )
+
+
+def _wanted(item: object) -> Wanted:
+    """Return the release that an allocation of a report asks for; one without a handle has null there."""
+    address, attributes = parse_address(_text(item, "ip")), _of(dict, item, "attributes")
+    for key in attributes:
+        _text(attributes, key)
+    handle = None if _at(item, "handle") is None else _text(item, "handle")
+    return Wanted(address, handle, _of(int, item, "sequenceNumber"))
+
+
+def _at(value: object, key: str) -> Any:
+    if not isinstance(value, dict):
+        raise BadRequest(f"what should have {key} is {reprlib.repr(value)}")
+    if key not in value:
+        raise BadRequest(f"{key} is missing")
+    return value[key]
+
+
+def _of(wanted: type[T], value: object, key: str) -> T:
+    """Return what lies at a key, if it is of exactly that type (true is no number); raises BadRequest."""
+    found = _at(value, key)
+    if type(found) is not wanted:
+        raise BadRequest(f"{key} is {reprlib.repr(found)}: expected {NAMES[wanted]}")
+    return found
+
+
+def _text(value: object, key: str) -> str:
+    found = _of(str, value, key)
+    found.encode()  # half of a surrogate pair is no text; a ValueError, too
+    return found
+
+
+def _listed(items: object, name: str) -> list[Any]:
+    return _of(list, {name: items}, name)
 
 
 def _without_used(value: dict[str, Any]) -> dict[str, Any] | None:
@@ -177,7 +219,6 @@ def agreed(reports: Iterable[Report]) -> Report:
             versions=first.versions | other.versions,
             revisions=first.revisions | other.revisions,
             leaked={at: item for at, item in first.leaked.items() if other.leaked.get(at) == item},
-            owners=first.owners,
             handles={name: at for name, at in first.handles.items() if other.handles.get(name) == at},
         )
     return first

@@ -13,7 +13,7 @@ from functools import partial
 from datastore import keys
 from datastore.api import Corrupt, Missing, Torn, Unwritable
 from datastore.model import block_of
-from datastore.resources import pool_of, reservation_of
+from datastore.resources import pool_of
 from ipam import configuration
 from ipam.audit.blocks import faults
 from ipam.audit.finding import BLOCK_UNSOUND, POOL_MISSING, RECORD_UNREADABLE, SETTING_UNREADABLE, Finding, Leak
@@ -22,6 +22,8 @@ from ipam.audit.tally import Tally
 from ipam.block import check
 from ipam.cidr import block_at, parse_cidr
 from ipam.errors import BadRequest
+from ipam.pool import check_selectors, sound
+from ipam.reservation import ranges_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ class Survey:
     """What the blocks say, and what the audit learns besides.
 
     pools: range -> prefix length of its blocks. blocks: CIDR -> affinity. doubtful: CIDRs of blocks whose content is
-    not known. claims: CIDR -> nodes that have an affinity. unread: handles with a damaged record -> blocks naming them.
-    handles: facts (handle, CIDR, count); owners: facts (address, network, container, interface). at_wires: what this
-    node has wired -> who holds it. suspects: allocations that looked leaked. home: this node's allocations say that
-    it is their namespace that we look at. pairs: how many facts `handles` has. kept: addresses of nobody known.
+    not known. claims: CIDR -> node -> state of its affinity, empty for a damaged one. unread: handles with a damaged
+    record -> blocks naming them. handles: facts (handle, CIDR, count); owners: facts (address, network, container,
+    interface). at_wires: what this node has wired -> who holds it. suspects: allocations that looked leaked. home: this
+    node's allocations say that it is their namespace that we look at. pairs: how many facts `handles` has. kept:
+    addresses of nobody known.
     """
 
     def __init__(self, living: Living) -> None:
@@ -58,7 +61,7 @@ class Survey:
         self.unread: dict[str, set[str]] = {}
         self.blocks: dict[str, str | None] = {}
         self.doubtful: set[str] = set()
-        self.claims: dict[str, list[str]] = {}
+        self.claims: dict[str, dict[str, str]] = {}
         self.sizes: dict[int, set[int]] = {family: set() for family in FAMILIES}
         self.handles, self.owners = Tally(), Tally()
         self.pairs = self.allocations = self.resting = self.kept = 0
@@ -115,10 +118,11 @@ def _settings(store: Store, found: Survey) -> None:
         try:
             pool = pool_of(record)
             found.pools[parse_cidr(pool.cidr)] = pool.block_size
+            check_selectors(sound(pool))
         except (Corrupt, BadRequest) as error:
             found.unreadable(Torn(record.key, "", str(error)))
     for record in store.scan(keys.IPRESERVATIONS, found.unreadable):
-        _try(found, record.key, partial(reservation_of, record))
+        _try(found, record.key, partial(ranges_of, record))
     _try(found, keys.IPAM_CONFIG, partial(configuration.load, store))
 
 

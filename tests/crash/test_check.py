@@ -77,7 +77,7 @@ def test_what_a_kill_left_is_told_and_repaired(host: Host, tmp_path: Path, case:
     kill(host, verb, container, record, tmp_path / "log")
     live = held(host.datastore)
     code, said = check(host)
-    assert code == 1, said
+    assert code == 3, said
     found = FOUND.findall(said)
     assert len(found) == 1 == len(findings(host.datastore)), said
     assert re.match(words, found[0]), said

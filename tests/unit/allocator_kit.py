@@ -74,7 +74,7 @@ class Door:
         yield
 
     @contextmanager
-    def hold(self, name: str, seconds: float) -> Iterator[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
         yield False
 
     def check_writable(self) -> None:

@@ -195,7 +195,7 @@ class World:
             pool = next((pool for pool in chosen if pool.holds(block.span)), None)
             if pool and (borrow or mine):
                 found.update(map(block.address, self.to_give(block)))
-            if pool and not mine and self._is_left(block):
+            if pool and not mine and self.is_left(block):
                 found.update(self._in_its_place(reading, block, pool))
         for part in self._uncut(reading, node, chosen):
             found.update(self._of(part))
@@ -211,7 +211,7 @@ class World:
     def _of(self, part: Span) -> list[str]:
         return [text(part.family, number) for number in part.numbers() if not self.is_reserved(part.family, number)]
 
-    def _is_left(self, block: BlockFacts) -> bool:
+    def is_left(self, block: BlockFacts) -> bool:
         """Tell whether a block that is not the node's may become its: empty, and not claimed just now."""
         if block.held or not all(map(self.is_over, block.resting.values())):
             return False

@@ -253,6 +253,19 @@ def test_an_add_in_progress_is_no_leak(house: House) -> None:
     assert house.kinds() == {"leaked"}
 
 
+def test_an_audit_leaves_the_mark_of_a_killed_verb(house: House) -> None:
+    """The next verb of that attachment still learns that the one before was killed."""
+    house.pod("a")
+    link = house.wires["a"].link
+    house.unplug("a")
+    folder = Path(house.store.root) / ".held"
+    folder.mkdir()
+    (folder / link).write_text("held\n")
+    assert house.kinds() == {"leaked"}
+    with house.store.hold(link, 0) as interrupted:
+        assert interrupted
+
+
 def test_a_pod_that_comes_between_two_looks(house: House) -> None:
     """A leak that is wired by the time of the second look, or is given anew, is none."""
     house.pod("a")
@@ -271,7 +284,7 @@ def test_a_read_only_datastore(house: House) -> None:
         def exclusive(self) -> Any:
             raise Unwritable("read-only")
 
-        def hold(self, name: str, seconds: float) -> Any:
+        def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Any:
             raise Unwritable("read-only")
 
     house.store = ReadOnly(house.store.root)
@@ -298,6 +311,10 @@ OWNER = {"node": NODE, "boot": BOOT, "netns": NETNS, "veth": "cali0", "network":
         ({"boot": "before", "node": "n2"}, None, False),
         ({"boot": "before", "node": "n2"}, False, False),
         ({"node": "former-name"}, None, True),
+        ({"node": "former-name"}, False, True),
+        ({"node": "n2", "netns": "4:2"}, None, False),
+        ({"node": "n2", "netns": "4:2"}, False, False),
+        ({"node": "n2", "veth": "", "netns": ""}, False, False),
         ({"boot": "before", "container": ""}, None, False),
         ({"boot": "before", "interface": ""}, None, False),
     ],
@@ -339,3 +356,16 @@ def test_an_endpoint_without_addresses(house: House) -> None:
     house.store.create(keys.workload_endpoint("default", "x"), {"spec": {}})
     house.pod("a")
     assert house.found() == []
+
+
+@pytest.mark.parametrize(("kind", "spec"), [
+    ("ippools", {"cidr": "10.9.0.0/27", "blockSize": 26}), ("ippools", {"cidr": "10.9.0.0/24", "blockSize": 40}),
+    ("ippools", {"cidr": "10.9.0.0/24", "nodeSelector": "a ="}),
+    ("ippools", {"cidr": "10.9.0.0/24", "namespaceSelector": "((("}),
+    ("ipreservations", {"reservedCIDRs": ["10.0.0.1/24"]}),
+])
+def test_settings_that_stop_the_allocator(house: House, kind: str, spec: dict[str, object]) -> None:
+    """A setting that an assignment would fail on is found, whoever wrote it."""
+    house.store.create(f"{keys.RESOURCES}/{kind}/wrong", {"metadata": {"name": "wrong"}, "spec": spec})
+    assert [(item.kind, item.subject.rpartition("/")[2]) for item in house.audit().findings] == [
+        ("setting-unreadable", "wrong")]

@@ -68,11 +68,11 @@ def test_every_kind_has_a_section_and_advice() -> None:
 
 
 def test_problems(house: Checked) -> None:
-    """Each problem is a line in its section, with what to do about it; the exit code is 1."""
+    """Each problem is a line in its section, with what to do about it; the exit code is 3."""
     house.bare("old\n")
     house.store.create(keys.handle("net.x"), {"block": {}})
     result = house.check()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "  handle-empty: net.x: it says nothing, but no block holds anything for it\n" in result.stdout
     assert "Found 1 IPAM handles with no matching IPs.\nWhat to do: `calicoctl ipam check --repair`" in result.stdout
     assert r"  leaked: 10.0.0.0: it is allocated to container old\n interface eth0, but its node has" in result.stdout

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from calicoctl.__main__ import main
 from calicoctl.config import DEFAULT_FILE
 from cni_calico.version import VERSION
+from datastore import keys
 
 from .calicoctl_kit import Place
 
@@ -146,3 +147,57 @@ def test_a_reader_that_goes_away(used: Place) -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ipam", "show", "--help"], ["version"]])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_help_that_cannot_be_written(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "calicoctl", *arguments], stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "calicoctl: error: output: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [
+    ["get", "ippool", b"a\xff"], ["get", "wep", "-n", b"\xff"], ["delete", "node", b"\xff"],
+    ["patch", "node", b"\xff", "-p", "{}"], ["ipam", "split", "--name", b"\xff", "2"],
+    ["apply", "-f", b"/none/\xff"], ["ipam", "show", "--html", b"/none/\xff"],
+])
+def test_names_that_are_not_utf8(used: Place, arguments: list[str | bytes]) -> None:
+    command = [sys.executable, "-m", "calicoctl", "-c", str(used.config), *arguments]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (1, b"", 1)
+    assert rb"\udcff" in done.stderr
+
+
+def test_a_stdout_that_is_not_utf8(used: Place) -> None:
+    """What it cannot show is a question mark; a page keeps the encoding that it says it has."""
+    used.block("10.244.0.64/26", "knöten\u20ac", [0])
+    used.block("10.9.0.0/26", "node", {0: {"handle_id": "h\u20ac", "secondary": {}}})
+    found = process("-c", str(used.config), "ipam", "show", "--ip=10.9.0.0", PYTHONIOENCODING="latin-1")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "Handle ID: h?\n" in found.stdout
+    page = process("-c", str(used.config), "ipam", "show", "--html=-", PYTHONIOENCODING="latin-1")
+    assert "knöten€" in page.stdout
+
+
+def test_numbers_that_json_does_not_have(place: Place) -> None:
+    """A damaged record is told of; its number is not handed on to programs that could not read it."""
+    place.store.create(keys.node("n"), {"metadata": {"name": "n"}, "spec": {"bgp": {"asNumber": float("nan")}}})
+    assert "cannot be written as JSON" in place.fails("get", "node", "n", "-o", "json")
+
+
+@pytest.mark.parametrize("options", [["-l", "info"], ["--log-level=DEBUG"], ["--allow-version-mismatch"]])
+def test_calicos_global_options_are_taken_everywhere(used: Place, options: list[str]) -> None:
+    shown = used.ok("ipam", "show")
+    assert used.ok(*options, "ipam", "show") == used.ok("ipam", *options, "show") == shown
+    assert used.ok("ipam", "show", *options) == shown
+    assert used.misused("ipam", "show", "--log-level=loud")
+
+
+@pytest.mark.parametrize("command", ["node", "datastore", "cluster", "convert"])
+def test_calicos_commands_that_are_not_here(place: Place, command: str) -> None:
+    for rest in (["status"], [], ["--help"]):
+        assert place.fails(command, *rest) == f"`calicoctl {command}` is not in this release\n"
+    completed = process(_CALICOCTL_COMPLETE="bash_complete", COMP_WORDS=f"calicoctl {command} ", COMP_CWORD="2")
+    assert (completed.returncode, completed.stderr) == (0, "")

@@ -81,7 +81,7 @@ def test_a_default_file_that_is_bad_is_not_passed_over(tmp_path: Path) -> None:
     (HEAD + "spec: 0\n", 'key "spec" is not a mapping'),
     ("kind: CalicoAPIConfig\n", 'key "apiVersion" is missing, not "projectcalico.org/v3"'),
     ("apiVersion: v1\n", 'key "apiVersion" is "v1", not "projectcalico.org/v3"'),
-    ("apiVersion: {2020-01-01: 1}\n", 'key "apiVersion" is {datetime.date'),
+    ("apiVersion: {2020-01-01: 1}\n", 'key "apiVersion" is {\'2020-01-01\': 1}, not'),
     ("apiVersion: projectcalico.org/v3\nkind: IPPool\n", 'key "kind" is "IPPool", not "CalicoAPIConfig"'),
     (HEAD + "spec:\n  datastoreType: 3\n", 'key "spec.datastoreType" is 3, not a string'),
     (HEAD + "spec:\n  datastoreDir: [/a]\n", 'key "spec.datastoreDir" is [\'/a\'], not a string'),
@@ -126,3 +126,11 @@ def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
     assert run(json.dumps(value)) == "/srv/d\n"
     assert run(HEAD).startswith("ConfigError configuration file ")
     assert "needs PyYAML" in run(HEAD)
+
+
+def test_aliases_in_a_file_are_limited(tmp_path: Path) -> None:
+    """A file of a few lines can stand for more than any memory holds; and what is wrong is told shortly."""
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{at}: &a{at} [*a{at - 1}, *a{at - 1}]\n" for at in range(1, 60))
+    assert "uses too many aliases" in refused(config(tmp_path, bomb + HEAD))
+    assert len(refused(config(tmp_path, f"apiVersion: [{'x' * 10_000}]\n"))) < 500
+    assert "has 2 documents" in refused(config(tmp_path, "a: 1\n---\nb: 1\n"))

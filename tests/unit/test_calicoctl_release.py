@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datastore import keys
+from ipam.audit.living import Wire
 from ipam.cidr import parse_address
 from ipam.release import Wanted, release_addresses
 
@@ -152,3 +154,77 @@ def test_many_addresses(house: Checked, monkeypatch: pytest.MonkeyPatch) -> None
         house.bare(f"c{number}")
     assert house.place.ok("ipam", "release", report(house)).endswith("Released 10 of 10 IP addresses.\n")
     assert house.holders() == {}
+
+
+def rewritten(house: Checked, change: Callable[[dict[str, Any]], object]) -> str:
+    """Write a report, changed in its only allocation; return the option that names it."""
+    whole = house.report()
+    (items,) = whole["allocations"].values()
+    change(items[0])
+    return report(house, "rewritten", allocations=whole["allocations"])
+
+
+def test_attributes_of_a_report_are_not_believed(house: Checked) -> None:
+    """Whose endpoint record goes says the datastore: that of another pod stays, whatever is in the file."""
+    house.pod("gone")
+    option = rewritten(house, lambda item: item["attributes"].update(container="alive"))
+    house.pod("alive")
+    house.place.ok("ipam", "release", option)
+    (left,) = house.store.keys(keys.WORKLOAD_ENDPOINTS)
+    assert "alive" in left
+
+
+def test_a_reported_address_that_a_link_has(house: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is passed over, and that is said, unless --force."""
+    addresses = [*house.bare("a"), *house.bare("b")]
+    option = report(house)
+    house.wires["a"] = Wire("cali1", {}, (addresses[0],))  # type: ignore[arg-type]
+    monkeypatch.setattr("cni_calico.facts.everything", lambda node: house.look())
+    out = house.place.ok("ipam", "release", option)
+    assert out.splitlines() == [
+        f"Skipped: address {addresses[0]} is in use: link cali1 of this node has it; delete its pod, or use --force",
+        f"Successfully released IP address {addresses[1]}",
+        "Released 1 of 2 IP addresses; 1 are in use."]
+    assert list(house.holders()) == [str(addresses[0])]
+    assert f"released IP address {addresses[0]}" in house.place.ok("ipam", "release", option, "--force")
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"version": 1}, "version is 1: expected a string"),
+    ({"version": ["1"]}, "version is ['1']: expected a string"),
+    ({"clusterGUID": {}}, "clusterGUID is {}: expected a string"),
+    ({"clusterInformationRevision": 7}, "clusterInformationRevision is 7: expected a string"),
+    ({"leakedHandles": {}}, "leakedHandles is {}: expected a list"),
+    ({"leakedHandles": [{"ID": 1, "Revision": "1"}]}, "ID is 1: expected a string"),
+    ({"leakedHandles": [{"ID": "x", "Revision": 1}]}, "Revision is 1: expected a string"),
+    ({"leakedHandles": [{"ID": "\ud800", "Revision": "1"}]}, "surrogates"),
+    ({"leakedHandles": [None]}, "what should have ID is None"),
+    ({"allocations": []}, "allocations is []: expected a mapping"),
+    ({"allocations": {"x": {}}}, "allocations[0] is {}: expected a list"),
+])
+def test_damaged_reports(house: Checked, change: dict[str, Any], told: str) -> None:
+    """They are named with the key that is wrong, and nothing is released."""
+    house.bare("a")
+    said = house.place.fails("ipam", "release", report(house, "damaged", **change))
+    assert f"{house.place.folder}/damaged is no report of" in said
+    assert told in said
+    assert len(house.holders()) == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("sequenceNumber", True), ("sequenceNumber", 1.0), ("sequenceNumber", "1"), ("sequenceNumber", float("nan")),
+    ("handle", 7), ("handle", []), ("ip", 7), ("ip", "x"), ("attributes", []), ("attributes", {"pod": 1}),
+])
+def test_damaged_allocations(house: Checked, key: str, value: object) -> None:
+    house.bare("a")
+    said = house.place.fails("ipam", "release", rewritten(house, lambda item: item.update({key: value})))
+    assert "is no report of" in said
+    assert len(house.holders()) == 1
+
+
+@pytest.mark.parametrize("key", ["sequenceNumber", "handle", "ip", "attributes"])
+def test_allocations_that_lack_something(house: Checked, key: str) -> None:
+    house.bare("a")
+    said = house.place.fails("ipam", "release", rewritten(house, lambda item: item.pop(key)))
+    assert f"{key} is missing" in said
+    assert len(house.holders()) == 1

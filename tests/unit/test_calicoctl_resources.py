@@ -43,7 +43,8 @@ def test_a_pool_is_created_with_calicos_defaults(place: Place) -> None:
     assert record["metadata"].keys() == {"name", "uid", "creationTimestamp"}
     assert record["spec"] == {
         "cidr": "10.1.0.0/16", "blockSize": 26, "ipipMode": "Never", "vxlanMode": "Never", "natOutgoing": False,
-        "nodeSelector": "all()", "allowedUses": ["Workload", "Tunnel"], "assignmentMode": "Automatic",
+        "disabled": False, "disableBGPExport": False, "nodeSelector": "all()",
+        "allowedUses": ["Workload", "Tunnel"], "assignmentMode": "Automatic",
     }
 
 
@@ -75,7 +76,7 @@ def test_partial_success(place: Place) -> None:
                        stdout="Partial success: created 1 out of 2 'Node' resources:\n")
     assert said == f"hit error: [{EXISTS}Node(n1)]"
     assert place.ok("create", "--skip-exists", "-f", "-", stdin=many(node("n1"), node("n3"))) == \
-        "Successfully created 2 'Node' resource(s)\n"
+        "Successfully created 1 'Node' resource(s)\n"
     assert [item["metadata"]["name"] for item in place.get("nodes")["items"]] == ["n1", "n2", "n3"]
 
 
@@ -229,7 +230,7 @@ def test_deleting_a_node_frees_its_blocks_with_or_without_a_resource(place: Plac
 
 def test_deleting_what_is_not_there(place: Place) -> None:
     assert place.fails("delete", "ippool", "p").startswith("failed to delete 'IPPool' resource: [resource does not ")
-    assert place.ok("delete", "-s", "ippool", "p") == "Successfully deleted 1 'IPPool' resource(s)\n"
+    assert place.ok("delete", "-s", "ippool", "p") == "Successfully deleted 0 'IPPool' resource(s)\n"
     assert not place.directory.exists()
     place.create(node("n1"))
     place.fails("delete", "node", "n0", "n1", stdout="Partial success: deleted 1 out of 2 'Node' resources:\n")
@@ -330,3 +331,36 @@ def test_json_output_is_one_document(place: Place) -> None:
     place.create(node("n1"), node("n2"))
     found = json.loads(place.ok("get", "node", "n2", "n1", "-o", "json"))
     assert [item["metadata"]["name"] for item in found] == ["n2", "n1"]
+
+
+def test_the_example_of_apply(place: Place) -> None:
+    """`get -o yaml`, an edited line, `apply`: the line is there though nobody ever set the field."""
+    place.store.create(keys.ippool("p"), {**pool("p", "10.1.0.0/16")})
+    text = place.ok("get", "ippool", "p", "-o", "yaml")
+    assert "  disableBGPExport: false\n" in text
+    place.ok("apply", "-f", "-", stdin=text.replace("  disabled: false\n", "  disabled: true\n"))
+    assert place.store.get(keys.ippool("p")).value["spec"]["disabled"] is True
+
+
+def test_text_that_looks_like_a_number_comes_back_as_text(place: Place) -> None:
+    given = node("n", annotations={"a": "1.5e3", "b": "1e5", "c": "012"})
+    place.ok("create", "-f", "-", stdin=json.dumps(given))
+    before = place.store.get(keys.node("n"))
+    place.ok("apply", "-f", "-", stdin=place.ok("get", "node", "n", "-o", "yaml"))
+    assert place.store.get(keys.node("n")).value == before.value
+
+
+def test_what_is_skipped_is_not_counted(place: Place) -> None:
+    place.create(node("a"))
+    text = many(node("a"), node("b"))
+    assert place.ok("create", "--skip-exists", "-f", "-", stdin=text) == "Successfully created 1 'Node' resource(s)\n"
+    assert place.ok("delete", "-s", "node", "a", "c") == "Successfully deleted 1 'Node' resource(s)\n"
+
+
+def test_validate_holds_pools_against_each_other(place: Place) -> None:
+    """As apply would when it comes to the second one; the same pool twice is none the worse."""
+    text = many(pool("a", "10.1.0.0/16"), node("n"), pool("b", "10.1.128.0/17"), pool("a", "10.1.0.0/16"))
+    told = "Partial success: validated 3 out of 4 resources:\n"
+    assert "overlaps pool a, 10.1.0.0/16" in place.fails("validate", "-f", "-", stdin=text, stdout=told)
+    assert "overlaps pool a, 10.1.0.0/16" in place.fails(
+        "apply", "-f", "-", stdin=text, stdout=told.replace("validated", "applied"))

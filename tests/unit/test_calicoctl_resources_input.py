@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calicoctl import yamltext
 from datastore import keys
@@ -51,8 +54,37 @@ def test_directories(place: Place) -> None:
         (folder / file).write_text(json.dumps(node(name)))
     assert "Successfully created 3" in place.ok("create", "-f", str(folder))
     assert names(place) == ["a", "b", "c"]
-    assert "Successfully created 4" in place.ok("create", "--skip-exists", "-R", "-f", str(folder))
+    assert "Successfully created 1" in place.ok("create", "--skip-exists", "-R", "-f", str(folder))
     assert names(place) == ["a", "b", "c", "e"]
+
+
+def test_several_files(place: Place) -> None:
+    """Every -f counts, in order."""
+    for name in "ab":
+        (place.folder / name).write_text(many(node(name)))
+    files = [f"-f{place.folder}/{name}" for name in "ab"]
+    assert place.ok("apply", *files) == "Successfully applied 2 'Node' resource(s)\n"
+    assert names(place) == ["a", "b"]
+
+
+def test_values_in_messages_are_cut_off(place: Place) -> None:
+    said = place.fails("apply", "-f", "-", stdin=json.dumps(node("n", labels=["x" * 10_000])))
+    assert len(said) < 400
+
+
+def test_many_fields_are_read_in_time() -> None:
+    """A look at each key for each key would take minutes."""
+    lines = "".join(f"  k{at}: 1\n" for at in range(40_000))
+    began = time.process_time()
+    (found,) = yamltext.read_all(f"a:\n{lines}")
+    assert len(found["a"]) == 40_000
+    assert time.process_time() - began < 8
+
+
+def test_a_few_aliases_are_fine() -> None:
+    text = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: [*a, *b, {<<: [*a, *b]}]\n"
+    (found,) = yamltext.read_all(text)
+    assert found == {"a": {"x": 1}, "b": {"x": 2}, "c": [{"x": 1}, {"x": 2}, {"x": 1}]}
 
 
 def test_nothing_to_do_is_an_error_unless_it_is_allowed(place: Place) -> None:
@@ -87,6 +119,18 @@ def test_nothing_to_do_is_an_error_unless_it_is_allowed(place: Place) -> None:
     ('{"kind": "Node", "kind": "Node"}', 'field "kind" is given twice'),
     ("a: &x [*x]\n", "recursion"),
     ("[" * 100_000, "recursion"),
+    ("a: &x {<<: *x}\n", "recursion"),
+    ("a0: &a0 [x, x]\n" + "".join(f"a{at}: &a{at} [*a{at - 1}, *a{at - 1}]\n" for at in range(1, 60)),
+     "uses too many aliases"),
+    ("a0: &a0 {x: 1}\n" + "".join(f"a{at}: &a{at} {{<<: [*a{at - 1}, *a{at - 1}]}}\n" for at in range(1, 60)),
+     "uses too many aliases"),
+    (f"a: &a {'x' * 1000}\nb: [{'*a, ' * 2000}]\n", "uses too many aliases"),
+    (json.dumps(node("n", {"bgp": {"asNumber": "x" * 10_000}}, labels=[])).replace('"labels"', '"lable"'), "lable"),
+    (json.dumps(node("n", {"bgp": {"asNumber": float("nan")}})), "nan is no number that JSON can hold"),
+    (json.dumps(node("n")).replace("{}", '{"bgp": {"asNumber": 1e999}}'), "inf is no number"),
+    (HEAD + "metadata: {name: n}\nspec: {bgp: {asNumber: !!float .inf}}\n", "inf is no number"),
+    (json.dumps(node("n", labels={"a": "\ud800"})), r"'\ud800' cannot be written in UTF-8"),
+    (HEAD + 'metadata: {name: n, annotations: {"\\ud800": x}}\n', r"'\ud800' cannot be written in UTF-8"),
 ])
 def test_bad_input_is_named_and_nothing_is_done(place: Place, text: str, told: str) -> None:
     """Not even the sound resource before it is made."""
@@ -145,3 +189,9 @@ def test_written_yaml_is_read_back() -> None:
     assert list(yamltext.read_all(text)) == [value]
     assert "&" not in text
     assert text.count("\n") == 1 + len(value) + 1
+
+
+@given(st.text() | st.text("0123456789.eE+-_:~<=>nNyY \n\t'#&*!|%@tru"))
+def test_written_text_is_read_back_as_text(text: str) -> None:
+    value = {"a": text, "b": [text], "c": {text: "1.5e3"}}
+    assert list(yamltext.read_all(yamltext.write(value))) == [value]

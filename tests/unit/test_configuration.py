@@ -49,6 +49,7 @@ def test_a_change_keeps_the_rest() -> None:
     (IpamConfig(strict_affinity=False, auto_allocate_blocks=False), "cannot both be false"),
     (IpamConfig(max_blocks_per_host=1), "needs strictAffinity"),
     (IpamConfig(strict_affinity=True, max_blocks_per_host=-1), "-1"),
+    (IpamConfig(strict_affinity=True, max_blocks_per_host=2**31), "is 2147483648: expected 0 .* to 2147483647"),
     (IpamConfig(cooldown_seconds=-1), "0 to 1200"),
     (IpamConfig(cooldown_seconds=1201), "0 to 1200"),
     (IpamConfig(extra={"kubeVirtVMAddressPersistence": "enabled"}), "Enabled or Disabled"),

@@ -55,6 +55,21 @@ def test_a_passing_lock_tells_of_a_killed_holder(tmp_path: Path) -> None:
         assert not interrupted
 
 
+def test_who_only_looks_leaves_the_mark(tmp_path: Path) -> None:
+    """A mark is there after a look as before it; where there was none, a look makes none, not even if it is killed."""
+    path = tmp_path / "lock"
+    with passing_flock(str(path), 1, keep_mark=True) as interrupted:
+        assert (interrupted, path.read_bytes()) == (False, b"")
+    assert not path.exists()
+    path.write_text("held\n")
+    for _ in range(2):
+        with passing_flock(str(path), 1, keep_mark=True) as interrupted:
+            assert interrupted
+    with passing_flock(str(path), 1) as interrupted:
+        assert interrupted
+    assert not path.exists()
+
+
 def test_a_passing_lock_leaves_nothing(tmp_path: Path) -> None:
     """The file of a passing lock is gone after its use, also when the body fails."""
     path = str(tmp_path / "lock")

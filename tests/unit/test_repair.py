@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datastore import keys
+from datastore.file import FileStore
 from datastore.model import block_of, handle_of
 from datastore.resources import endpoint_of
+from ipam import configuration
 from ipam.audit.repair import repair
 from ipam.audit.survey import UNKNOWN
 from ipam.cidr import block_at
+from ipam.find import allocations
 from ipam.release import Wanted, release_addresses
 
 from .audit_kit import BLOCK, BOOT, CRAFT, NETNS, NODE, House
@@ -132,6 +137,7 @@ def test_an_unsound_block(house: House, change: dict[str, Any], holders: dict[st
 def test_an_unsound_block_that_is_usable(house: House) -> None:
     """An owner of nothing is left out, and a rest from the future begins now; everything else stays."""
     house.pod("a")
+    configuration.save(house.store, cooldown_seconds=600)
     value = house.store.get(KEY).value
     resting: dict[str, Any] = {"handle_id": None, "secondary": {}, "releasedAt": "2999-01-01T00:00:00Z"}
     house.change(KEY, attributes=[*value["attributes"], {"handle_id": "x", "secondary": {}}, resting],
@@ -173,15 +179,91 @@ def test_affinities(house: House) -> None:
         (keys.affinity(NODE, 4, BLOCK), "confirmed"), (keys.affinity(NODE, 6, "fd00::/125"), "confirmed")]
 
 
-@pytest.mark.parametrize(("state", "left"), [("pending", "confirmed"), ("pendingDeletion", None)])
-def test_what_was_begun_is_finished(house: House, state: str, left: str | None) -> None:
-    """A claim is confirmed; a release leaves the pods their addresses and the block to nobody."""
-    house.pod("a")
+@pytest.mark.parametrize(("state", "used", "left"), [
+    ("pending", True, ["confirmed"]), ("pending", False, ["confirmed"]),
+    ("pendingDeletion", True, ["confirmed"]), ("pendingDeletion", False, []),
+])
+def test_what_was_begun_is_finished(house: House, state: str, used: bool, left: list[str]) -> None:
+    """A claim is confirmed; a block is given up if nobody has an address of it, and stays the node's otherwise."""
+    address = house.bare("a")[0]
+    if not used:
+        release_addresses(house.store, [Wanted(address)])
     house.change(keys.affinity(NODE, 4, BLOCK), state=state)
     house.repair()
-    assert [record.value["state"] for record in house.store.records(keys.affinities(NODE, 4))] == ([left] if left
-                                                                                                    else [])
-    assert house.holders() == {"10.0.0.0": "net.a"}
+    assert [record.value["state"] for record in house.store.records(keys.affinities(NODE, 4))] == left
+    assert house.holders() == ({"10.0.0.0": "net.a"} if used else {})
+    assert house.store.keys(keys.blocks(4)) == ([KEY] if left else [])
+    assert all(block_of(record).affinity == f"host:{NODE}" for record in house.store.records(keys.blocks(4)))
+
+
+def repair_some(house: House, node: str = NODE) -> list[str]:
+    """Repair on a node, and return the kinds of what is left."""
+    house.node = node
+    return [item.kind for item in repair(house.store, house.look, CRAFT, lambda _: None).findings]
+
+
+def test_a_torn_handle_waits_for_a_torn_block_of_another_node(house: House) -> None:
+    """A pod that borrowed keeps its address: without the block, its handle cannot be known to be whole."""
+    mine, borrowed = house.bare("a")[0], house.bare("b", node="n2")[0]
+    theirs = str(block_at(borrowed, 29))
+    house.change(keys.block(4, theirs), attributes=[{"handle_id": "net.a", "secondary": {"node": NODE}}])
+    house.remove(keys.handle("net.b"))
+    house.file(keys.handle("net.a")).write_text("{")
+    house.block(theirs).write_text("{")
+    assert repair_some(house) == ["record-unreadable"] * 2
+    assert repair_some(house, "n2") == []
+    assert house.holders()[str(mine)] == "net.a"
+    assert str(borrowed) in house.holders()
+    assert str(borrowed) not in house.free_all()
+
+
+def test_a_torn_block_that_two_nodes_claim(house: House) -> None:
+    """It is the one's whose affinity is confirmed, not the one's who repairs and died while it claimed it."""
+    address = house.pod("b", node="n2")[0]
+    cidr = str(block_at(address, 29))
+    house.store.create(keys.affinity(NODE, 4, cidr), {"state": "pending"})
+    house.block(cidr).write_text("{")
+    repair_some(house)
+    assert house.block(cidr).read_text() == "{"
+    assert repair_some(house, "n2") == []
+    assert house.holders() == {str(address): "net.b"}
+    assert block_of(house.store.get(keys.block(4, cidr))).affinity == "host:n2"
+    assert [key for key in house.store.keys(keys.HOSTS) if "/block/" in key] == [keys.affinity("n2", 4, cidr)]
+
+
+def test_a_handle_of_a_block_with_unknown_addresses_stays(house: House) -> None:
+    """One of those may be the handle's; once they are freed it goes."""
+    house.bare("ptp")
+    house.block().write_text("{")
+    house.repair()
+    assert house.holders() == {f"10.0.0.{last}": UNKNOWN for last in range(8)}
+    assert handle_of(house.store.get(keys.handle("net.ptp"))).blocks == {BLOCK: 1}
+    release_addresses(house.store, [Wanted(item.address) for item in allocations(house.store, lambda _: None)])
+    house.repair()
+    assert house.store.keys(keys.HANDLES) == []
+
+
+@pytest.mark.parametrize("name", ["a", "t" * 220])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_damaged_record_that_is_none_any_more(house: House, name: str, gone: bool) -> None:
+    """What was removed, or made anew, since it was looked at is left as it is by then."""
+    house.pod(name, node="n2")
+    file = house.file(keys.workload_endpoint("default", f"n2-cni-{name}-eth0"))
+    whole = file.read_text()
+    file.write_text("{")
+
+    class Late(FileStore):
+        @contextmanager
+        def exclusive(self) -> Iterator[None]:
+            file.unlink(missing_ok=True)
+            if not gone:
+                file.write_text(whole)
+            with super().exclusive():
+                yield
+
+    repair(Late(house.store.root), house.look, CRAFT, pytest.fail)
+    assert (house.found(), file.exists()) == ([], not gone)
+    assert list(Path(house.store.root).glob(".damaged/*")) == []
 
 
 def test_endpoint_records(house: House) -> None:
@@ -197,6 +279,16 @@ def test_endpoint_records(house: House) -> None:
     house.repair()
     assert {name: endpoint_of(house.store.get(key[name])) for name in "ab"} == before
     assert key["c"] not in house.store.keys(keys.WORKLOAD_ENDPOINTS)
+
+
+def test_an_endpoint_record_of_a_pod_with_one_block_gone(house: House) -> None:
+    """The block that is left tells whose wire it is."""
+    house.pod("a", (4, 6))
+    house.remove(keys.workload_endpoint("default", f"{NODE}-cni-a-eth0"))
+    house.remove(KEY)
+    house.remove(keys.affinity(NODE, 4, BLOCK))
+    house.repair()
+    assert {house.holders()[str(address)] for address in house.wires["a"].addresses} == {"net.a"}
 
 
 def test_a_wired_address_without_allocation(house: House) -> None:
@@ -296,6 +388,8 @@ def test_no_repair_frees_what_lives(
         living |= set(map(str, house.pod(f"p{number}", families)))
     for at, how in damages:
         files = damaged_files(house)
+        if not files:
+            break  # all are gone
         target = files[at % len(files)]
         if target.read_text().startswith("{") and target.read_text().endswith("}"):
             damage(target, how, choose)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Store, Unwritable
+from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Store, Torn, Unwritable
 from datastore.file import FileStore
 
 from .stores import STORES
@@ -114,6 +114,23 @@ def test_exclusive_can_be_entered_again(store: Store) -> None:
     """Whoever holds the store may write to it."""
     with store.exclusive(), store.exclusive():
         store.create(KEY, {})
+
+
+@pytest.mark.parametrize("keep_mark", [False, True])
+def test_a_hold_that_ends_is_no_killed_one(store: Store, keep_mark: bool) -> None:
+    """Whether it is for work or only for a look, and also when its body fails."""
+    with pytest.raises(ZeroDivisionError), store.hold("x", 1, keep_mark=keep_mark):
+        raise ZeroDivisionError
+    for _ in range(2):
+        with store.hold("x", 1, keep_mark=keep_mark) as interrupted:
+            assert not interrupted
+
+
+def test_nothing_to_mend(store: Store) -> None:
+    """A record that has gone is missing, not damaged."""
+    with pytest.raises(Missing):
+        store.mend(Torn(KEY, "", ""), {})
+    assert store.keys("/") == []
 
 
 def test_values_are_not_shared(store: Store) -> None:

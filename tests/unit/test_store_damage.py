@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datastore.api import Corrupt, Torn, Unwritable
+from datastore.api import Conflict, Corrupt, Missing, Torn, Unwritable
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
 
@@ -78,6 +78,18 @@ def test_mended_twice(store: FileStore) -> None:
             store.get("/a/b")
         store.mend(Torn("/a/b", "", ""), {})
     assert kept(store) == [b"one", b"two"]
+
+
+def test_what_told_no_key_and_is_a_record_by_now(store: FileStore) -> None:
+    """A file that was made anew since is left; one that is gone is missing."""
+    file = store.path(LONG)
+    store.create(LONG, {})
+    with pytest.raises(Conflict, match="changed"):
+        store.mend(Torn("", file, ""), None)
+    assert store.get(LONG).value == {}
+    Path(file).unlink()
+    with pytest.raises(Missing):
+        store.mend(Torn("", file, ""), None)
 
 
 def test_what_cannot_be_kept_stays(store: FileStore) -> None:

@@ -6,9 +6,13 @@ import fcntl
 import itertools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datastore import keys
-from datastore.api import Busy
+from datastore.api import Busy, Corrupt
 from datastore.file import FileStore
-from datastore.hostlocal import Folder, configured
+from datastore.hostlocal import LOCK, Folder, configured
 from datastore.memory import MemoryStore
 from datastore.undo import fail
 from ipam.assign import Request, assign
 from ipam.cidr import parse_address
-from ipam.errors import BadRequest
+from ipam.errors import AddressInUse, BadRequest
 from ipam.find import allocations, holder
 from ipam.handle import Assigned, Owner
 from ipam.pool import seed_default_pools
 from ipam.release import release
+from ipam.reservation import GATE_MARK
 from ipam.upgrade import Job, Summary, gate, upgrade
 
 from .allocator_kit import Died, DyingStore
@@ -38,7 +43,6 @@ from .allocator_reader import sound
 ROOT = Path(__file__).parents[2]
 ENV = {"CALICO_IPV4POOL_CIDR": "10.1.0.0/24", "CALICO_IPV4POOL_BLOCK_SIZE": "29",
        "CALICO_IPV6POOL_CIDR": "fd00:1::/120", "CALICO_IPV6POOL_BLOCK_SIZE": "125"}
-RESERVATION = keys.ipreservation("host-local-n1-net")
 
 
 def owner(container_id: str, ifname: str) -> Owner:
@@ -72,7 +76,8 @@ def run(store: Any, folder: Folder, progress: Callable[[int, int], object] = lam
 def reserved(store: Any) -> list[str]:
     """What is reserved for host-local's containers."""
     records = list(store.records(keys.IPRESERVATIONS))
-    assert [record.key for record in records] in ([], [RESERVATION])
+    assert len(records) <= 1
+    assert all(record.key.startswith(keys.ipreservation("host-local-n1-net-")) for record in records)
     return [cidr for record in records for cidr in record.value["spec"]["reservedCIDRs"]]
 
 
@@ -114,10 +119,10 @@ def test_both_addresses_of_a_pod(tmp_path: Path) -> None:
 
 
 def test_nothing_in_it(tmp_path: Path) -> None:
-    """A folder with hints and a lock alone is removed, as is an empty one without a lock."""
+    """A folder with hints (in old releases one, without a range) and a lock alone is removed, also without a lock."""
     store = pooled(MemoryStore())
     for name in ("last_reserved_ip.0", "lock"):
-        folder = folder_of(tmp_path, {})
+        folder = folder_of(tmp_path, {"last_reserved_ip": "10.1.0.3"})
         (Path(folder.path) / name).unlink()
         assert run(store, folder) == Summary(0, ())
         assert not Path(folder.path).exists()
@@ -153,7 +158,6 @@ def full(path: Path) -> None:
     (".hidden", Path.mkdir, "not an address"),
     ("..%2Fx\n", Path.touch, "not an address"),
     (os.fsdecode(b"\xff\xfe\x01"), Path.touch, "not an address"),
-    ("last_reserved_ip", Path.touch, "not an address"),
     ("10.2.0.7", lambda path: path.write_text("c1"), "in no pool"),
     ("::ffff:10.1.0.7", lambda path: path.write_text("c1"), "in no pool"),
     ("fd00_1__2", lambda path: path.write_text("c4"), "in use by container c2"),
@@ -335,6 +339,105 @@ def test_the_gate_alone(tmp_path: Path) -> None:
     assert reserved(store) == []
 
 
+@pytest.mark.parametrize("jobs", [
+    [("n1", "a_b"), ("n1", "a-b"), ("n1", "a.b"), ("n1", "A-b")],
+    [("n", "1-x"), ("n-1", "x")],
+    [("n" * 253, "x" * 230), ("n" * 253, "x" * 229), ("n" * 253, "y" * 230)],
+    [("knöte 1", "net."), ("kn\N{CYRILLIC SMALL LETTER O}te 1", "net.")],
+])
+def test_each_job_has_a_gate_of_its_own(tmp_path: Path, jobs: list[tuple[str, str]]) -> None:
+    """Networks and nodes whose names are alike keep out of each other's reservations, whose names Kubernetes takes."""
+    store, folder = pooled(MemoryStore()), folder_of(tmp_path, FILES)
+    for node, network in jobs:
+        assert gate(store, folder, Job(node, network, owner)) == len(FILES)
+    names = [key.removeprefix(keys.IPRESERVATIONS) for key in store.keys(keys.IPRESERVATIONS)]
+    assert len(names) == len(jobs)
+    assert all(re.fullmatch("host-local-[a-z0-9-]+-[0-9a-f]{16}", name) and len(name) < 200 for name in names)
+    assert upgrade(store, folder, Job(*jobs[0], owner), lambda *_: None).left == ()
+    assert len(store.keys(keys.IPRESERVATIONS)) == len(jobs) - 1
+
+
+def test_no_directory_any_more(tmp_path: Path) -> None:
+    """The gate of a directory that somebody has removed by hand goes with the next run, but that of no other one."""
+    for again in (run, lambda store, folder: gate(store, folder, JOB)):
+        store, folder = pooled(MemoryStore()), folder_of(tmp_path, {"10.1.0.7": ""})
+        assert len(run(store, folder).left) == 1
+        assert run(store, Folder(str(tmp_path / "elsewhere" / "net"))) == Summary(0, (), gone=True)
+        assert reserved(store) == ["10.1.0.7/32"]
+        shutil.rmtree(folder.path)
+        again(store, folder)
+        assert reserved(store) == []
+        assert not Path(folder.path).exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_no_directory_in_its_place(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """Whatever else is there is an error, and opens no gate."""
+    store, folder = pooled(MemoryStore()), folder_of(tmp_path, FILES)
+    gate(store, folder, JOB)
+    shutil.rmtree(folder.path)
+    make(Path(folder.path))
+    for again in (run, lambda store, folder: gate(store, folder, JOB)):
+        with pytest.raises(OSError, match="directory"):
+            again(store, folder)
+    assert len(reserved(store)) == len(FILES)
+
+
+def ask(store: Any, address: str) -> tuple[Assigned, ...]:
+    """What an ADD does that asks for an address by name."""
+    return assign(store, Request("n2", owner("new", "eth0"), families=(), addresses=(parse_address(address),)))
+
+
+def test_nobody_gets_one_by_its_name(tmp_path: Path) -> None:
+    """An ADD that asks for an address by its name does not get one that host-local still has, on any node."""
+    store, folder = pooled(MemoryStore()), folder_of(tmp_path, {**FILES, "10.1.0.7": ""})
+    gate(store, folder, JOB)
+    for address in ("10.1.0.2", "fd00:1::9", "10.1.0.7"):
+        with pytest.raises(AddressInUse, match=r"still host-local's \(.*host-local-n1-net-.*calico-ipam -upgrade"):
+            ask(store, address)
+    assert sound(store) == {}
+    assert len(run(store, folder).left) == 1
+    with pytest.raises(AddressInUse, match="still host-local's"):
+        ask(store, "10.1.0.7")
+    with pytest.raises(AddressInUse, match="in use by container c2"):
+        ask(store, "10.1.0.2")
+    assert ask(store, "10.1.0.8")
+    Path(folder.path, "10.1.0.7").unlink()
+    run(store, folder)
+    assert ask(store, "10.1.0.7")
+
+
+def reserve(store: Any, name: str, cidr: str, annotations: object) -> None:
+    store.create(keys.ipreservation(name), {"metadata": {"name": name, "annotations": annotations},
+                                            "spec": {"reservedCIDRs": [cidr]}})
+
+
+def test_reservations_of_the_users(tmp_path: Path) -> None:
+    """What the user reserves is given to whoever asks for it by name, whatever the reservation is called."""
+    store = pooled(MemoryStore())
+    reserve(store, "host-local-mine", "10.1.0.0/28", None)
+    reserve(store, "mine", "10.1.0.0/28", {GATE_MARK: "x"})
+    reserve(store, "mine-too", "nonsense", None)
+    assert ask(store, "10.1.0.7")
+    reserve(store, "host-local-x", "nonsense", {GATE_MARK: "x"})
+    with pytest.raises(Corrupt, match="host-local-x"):
+        ask(store, "10.1.0.8")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_two_runs_at_once(tmp_path: Path, slow: bool) -> None:
+    """One that waits until the other has removed the folder, or is about to, finds that nothing is left."""
+    store, folder = pooled(MemoryStore()), folder_of(tmp_path, {})
+    with ThreadPoolExecutor() as pool:
+        with folder.locked():
+            second = pool.submit(run, store, Folder(folder.path))
+            time.sleep(0.1)
+            folder.remove(LOCK) if slow else folder.remove_all()
+            time.sleep(0.1)
+        assert second.result(10) == Summary(0, (), gone=not slow)
+    assert not Path(folder.path).exists()
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(
     st.from_regex(r"10\.1\.0\.[0-9]{1,3}|fd00:1::[0-9]|[^/\0\ud800-\udfff]{1,20}", fullmatch=True).filter(
@@ -419,6 +522,7 @@ def test_the_command(host: Host) -> None:
     assert set(sound(host.store)) == set(FILES)
     again = host.command(env={"KUBERNETES_NODE_NAME": "n2"})
     assert (again.returncode, again.stdout.split(":")[0]) == (0, "network net on node n2")
+    assert again.stderr == f"calico-ipam: note: {host.folder.path} does not exist; networks there: none\n"
 
 
 def test_the_command_leaves_something(host: Host) -> None:
@@ -441,6 +545,24 @@ def test_the_command_leaves_something(host: Host) -> None:
     assert "new\\nline" in lines[1]
 
 
+def test_the_command_without_a_directory(host: Host) -> None:
+    """Exit code 0, also when it was asked for: it may be done. But it is told, with the networks that there are."""
+    Path(host.folder.path, "10.1.0.7").touch()
+    (host.root / "networks" / "podnet").mkdir()
+    assert host.command().returncode == 1
+    assert len(reserved(host.store)) == 1
+    shutil.rmtree(host.folder.path)
+    done = host.command("-o", "json")
+    assert done.returncode == 0
+    assert done.stderr == f"calico-ipam: note: {host.folder.path} does not exist; networks there: podnet\n"
+    assert json.loads(done.stdout)["placed"] == 0
+    assert reserved(host.store) == []
+    Path(host.folder.path).touch()
+    done = host.command()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"error: Not a directory on {host.folder.path}" in done.stderr
+
+
 def test_the_command_while_host_local_is_still_used(host: Host) -> None:
     """What a host-local that goes on would give out again is not taken from it, but reserved."""
     (host.conf_dir / "10-net.conflist").write_text(json.dumps(CONFLIST))
@@ -455,7 +577,8 @@ def test_the_command_while_host_local_is_still_used(host: Host) -> None:
 
 @pytest.mark.parametrize(("arguments", "env", "code", "message"), [
     (["--network", "../x"], {}, 1, "network name '../x' is missing or invalid"),
-    (["--network", "none"], {}, 0, ""),
+    (["--network", "none"], {}, 0, "/networks/none does not exist; networks there: net"),
+    (["--data-dir", "/nowhere"], {}, 0, "/nowhere/net does not exist; networks there: none"),
     (["--bogus"], {}, 2, "unrecognized arguments"),
     (["-o", "yaml"], {}, 2, "invalid choice"),
     ([], {"CALICO_DATASTORE_DIR": "relative"}, 1, "expected an absolute path"),
