@@ -155,11 +155,9 @@ class World:
         """Return the pools to assign from, or None when the request names one that cannot serve."""
         if deed.pools:
             named = [self.pools[name] for name in deed.pools if name in self.pools]
-            if len(named) < len(deed.pools) or any(
-                pool.disabled or pool.family != deed.family or not _for(pool, deed.use) for pool in named
-            ):
+            if len(named) < len(deed.pools) or any(pool.disabled or pool.family != deed.family for pool in named):
                 return None
-            return named
+            return [pool for pool in named if _for(pool, deed.use)] or None
         return [pool for pool in self.pools.values() if pool.family == deed.family and not pool.disabled
                 and pool.mode == "Automatic" and self.selects(pool, deed.node) and _for(pool, deed.use)]
 
