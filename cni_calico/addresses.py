@@ -20,7 +20,6 @@ from ipam.block import describe
 from ipam.find import allocations, holdings
 from ipam.pool import Criteria, all_pools, default_pool, seedable
 from ipam.release import release
-from ipam.usage import has_room, why_exhausted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ def why_gone(call: Call, living: Living, attachment: Attachment, known: Known) -
 
 def require_room(call: Call, store: Store) -> None:
     """Raise CniError 50 unless an ADD would find an address of each family (rule T1). Writes nothing."""
+    from ipam.usage import has_room, why_exhausted  # for STATUS only
+
     criteria = _criteria(call, node.name(call.conf))
     store.check_writable()
     for family in call.conf.ipam.families:

@@ -18,7 +18,6 @@ from datastore.frozen import replace
 from datastore.undo import Undo, all_of, fail
 from ipam.audit.living import BOOT, identity
 from ipam.cidr import BITS, Cidr, parse_address, parse_network
-from ipam.collect import collect
 from ipam.errors import BadRequest
 from ipam.release import take_back
 
@@ -89,6 +88,8 @@ def gc(call: Call) -> None:
 
     Where the runtime sends no list at all, only attachments whose pod is provably gone are removed (ipam/audit).
     """
+    from ipam.collect import collect  # for GC only
+
     store = addresses.store_of(call)
     damaged: list[Corrupt] = []
     living = facts.everything(node.name(call.conf))

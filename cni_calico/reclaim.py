@@ -39,5 +39,6 @@ def _reclaim(call: Call, store: Store, name: str) -> bool:
 
     with Socket() as kernel:
         freed, finished = reclaim(store, one_by_one(name, kernel))
-    call.log.info("reclaimed what was left from before the reboot", addresses=",".join(map(str, freed)))
+    if freed:
+        call.log.info("reclaimed what was left from before the reboot", addresses=",".join(map(str, freed)))
     return finished
