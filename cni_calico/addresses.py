@@ -11,15 +11,13 @@ from cni_calico import node
 from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, NOT_AVAILABLE, CniError
 from cni_calico.netlink import host_networks
-from datastore import open_store
 from datastore.frozen import frozen
-from ipam.assign import Request, assign
+from ipam.assign import Request
 from ipam.audit.living import BOOT
 from ipam.audit.living import why_gone as proof
 from ipam.block import describe
 from ipam.find import allocations, holdings
 from ipam.pool import Criteria, all_pools, default_pool, seedable
-from ipam.release import release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ NAMESPACE_NAMES = ("kubernetes.io/metadata.name", "projectcalico.org/name")
 
 def store_of(call: Call) -> Store:
     """Return the datastore the configuration names; raises UnsupportedDatastore."""
-    return open_store(call.conf.datastore_type, call.conf.datastore_dir)
+    return call.world.open_store(call.conf.datastore_type, call.conf.datastore_dir)
 
 
 def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned, ...]:
@@ -46,7 +44,7 @@ def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned,
     attributes by which the pod's end can be proven later (cni_calico/facts.py).
     """
     conf, name = call.conf, node.name(call.conf)
-    given = assign(store, Request(
+    given = call.world.assign(store, Request(
         node=name,
         owner=_owner(call, name, traces),
         families=conf.ipam.families,
@@ -68,9 +66,9 @@ def refuse_duplicate(call: Call, store: Store) -> None:
                                          f"{describe(allocation.attribute)}; delete the attachment first")
 
 
-def take(store: Store, attachment: Attachment, hints: Collection[Address] = ()) -> list[str]:
+def take(call: Call, store: Store, attachment: Attachment, hints: Collection[Address] = ()) -> list[str]:
     """Release all the attachment holds; return the addresses. `hints` are addresses another record says it holds."""
-    return [str(address) for address in release(store, attachment.owner({}), hints)]
+    return [str(address) for address in call.world.release(store, attachment.owner({}), hints)]
 
 
 def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from cni_calico.config import GATEWAY
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, KERNEL, CniError, reason
 from cni_calico.netlink import Socket
 from cni_calico.rtmsg import Route, Veth
+from cni_calico.world import World
 from datastore.frozen import frozen, replace
 from datastore.undo import Undo
 from ipam.cidr import BITS
@@ -96,7 +97,7 @@ def open_pod(netns_fd: int) -> Socket:
 def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) -> Wired:
     """Wire the pod. What was made before an error is taken away again. Raises CniError."""
     with Undo() as undo:
-        undo.push(disconnect, wire.attachment, host)  # before it is made: an answer may get lost, too
+        undo.push(disconnect, wire.attachment, host, World())  # before it is made: an answer may get lost, too
         link = _create(wire.attachment, make, netns_fd, host, pod)
         _set_host_sysctls(link.name, wire.families)
         refusals = list(filter(None, host.try_all(_host_messages(wire, link, make.pod_mac))))
@@ -111,12 +112,12 @@ def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) ->
     return Wired(_mac(HOST_MAC), _mac(make.pod_mac), link.mtu, source_table)
 
 
-def disconnect(attachment: Attachment, host: Socket) -> bool:
+def disconnect(attachment: Attachment, host: Socket, world: World) -> bool:
     """Delete the attachment's veth pair, and so its addresses, routes and neighbours; tell whether it was there."""
     link = host.link(attachment.host_ifname)
     if link is None or (link.alias and link.alias != attachment.alias):
         return False
-    refusal = host.try_all([rtmsg.delete_link(link.index)])[0]
+    refusal = world.delete_link(host, link.name)
     if refusal and host.link(attachment.host_ifname):
         raise refusal.error()
     return True
@@ -135,7 +136,7 @@ def _create(attachment: Attachment, make: Make, netns_fd: int, host: Socket, pod
     refusal = host.try_all([message])[0]
     if refusal and refusal.errno == EEXIST:
         refuse_existing(pod, attachment.ifname)
-        if not disconnect(attachment, host):
+        if not disconnect(attachment, host, World()):
             raise CniError(KERNEL, f"host interface {attachment.host_ifname} is taken by something else; remove it")
         refusal = host.try_all([message])[0]
     if refusal:

@@ -64,19 +64,34 @@ def endpoint_for(node: str, pod: str, namespace: str, attachment: Attachment, ad
     )
 
 
-def find(store: Store, attachment: Attachment) -> Found | None:
-    """Return the attachment's record, or None. Needs neither node nor pod name. Raises StoreError."""
+def usual_key(node: str, args: Args, attachment: Attachment) -> str:
+    """Return where the attachment's record is if its ADD was told the same node and pod."""
+    endpoint = endpoint_for(node, args.pod, args.namespace, attachment, ())
+    return keys.workload_endpoint(endpoint.namespace, endpoint.name)
+
+
+def find(store: Store, attachment: Attachment, usual: str = "") -> Found | None:
+    """Return the attachment's record, or None. Needs neither node nor pod name. Raises StoreError.
+
+    `usual` is where to look first: a host may have thousands of records.
+    """
+    found = _read(store, attachment, usual) if usual else None
+    if found:
+        return found
     ending = "-".join(("", _part("cni"), _part(attachment.container_id), _part(attachment.ifname)))
     for key in store.keys(keys.WORKLOAD_ENDPOINTS):
-        if key.endswith(ending):
-            try:
-                record = store.get(key)
-            except Missing:
-                continue
-            endpoint = endpoint_of(record)
-            if endpoint and attachment_of(endpoint) == attachment:
-                return Found(endpoint, key, record.revision)
+        if key.endswith(ending) and (found := _read(store, attachment, key)):
+            return found
     return None
+
+
+def _read(store: Store, attachment: Attachment, key: str) -> Found | None:
+    try:
+        record = store.get(key)
+    except Missing:
+        return None
+    endpoint = endpoint_of(record)
+    return Found(endpoint, key, record.revision) if endpoint and attachment_of(endpoint) == attachment else None
 
 
 def forget(store: Store, found: Found | None) -> None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 from functools import partial
 
 from cni_calico import addresses, node
+from cni_calico.attached import attached
 from cni_calico.config import GATEWAY
 from cni_calico.errors import DRIFT, INVALID_CONFIG, CniError
 from cni_calico.facts import one_by_one
 from cni_calico.netlink import Socket
-from cni_calico.reclaim import once_a_boot
+from cni_calico.reclaim import once_a_boot, recovering
 from cni_calico.result import Ip, Result
-from datastore.undo import all_of, fail
+from datastore.undo import Undo, all_of, fail
 from ipam.cidr import BITS
 from ipam.collect import collect
 from ipam.find import holdings
+from ipam.release import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +37,24 @@ def add(call: Call) -> Result:
     """Assign; the result has the block's mask (an address asked for has its own) and Calico's gateway."""
     store = addresses.store_of(call)
     once_a_boot(call, store)
-    with store.exclusive():
+    with attached(call, store) as interrupted, Undo() as undo:
+        if interrupted:
+            addresses.take(call, store, call.attachment)
         addresses.refuse_duplicate(call, store)
         given = addresses.give(call, store, {})
-    return Result(ips=tuple(map(_ip, given)), routes=call.conf.ipam.routes, dns=call.conf.dns)
+        for item in given:
+            undo.push(take_back, store, item)
+        call.world.lap("ipam")
+        result = Result(ips=tuple(map(_ip, given)), routes=call.conf.ipam.routes, dns=call.conf.dns)
+        call.answer(result)
+    return result
 
 
 def delete(call: Call) -> None:
     """Release; having nothing is no error."""
-    addresses.take(addresses.store_of(call), call.attachment)
+    store = addresses.store_of(call)
+    with attached(call, store):
+        addresses.take(call, store, call.attachment)
 
 
 def check(call: Call) -> None:
@@ -75,7 +86,7 @@ def status(call: Call) -> None:
     addresses.require_room(call, addresses.store_of(call))
 
 
-VERBS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
+VERBS = recovering({"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status})
 
 
 def _ip(given: Assigned) -> Ip:
@@ -85,5 +96,5 @@ def _ip(given: Assigned) -> Ip:
 
 
 def _release(call: Call, store: Store, attachment: Attachment, held: Collection[Address]) -> None:
-    freed = addresses.take(store, attachment, held)
+    freed = addresses.take(call, store, attachment, held)
     call.log.info("GC released", attachment=attachment.alias, addresses=",".join(freed))

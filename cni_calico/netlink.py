@@ -35,6 +35,7 @@ RECEIVE_BYTES = 65536
 SECONDS = 30  # no request of ours takes the kernel longer unless it is stuck
 # What a route look-up is refused with: no route, or one of type unreachable, blackhole, prohibit (fib_props).
 NO_WAY = (ENETUNREACH, ESRCH, EHOSTUNREACH, EINVAL, EACCES)
+GROUPS = 0x63610000  # the link groups that we make for a moment: numbers that nobody else chooses
 DUMP_ATTEMPTS = 5  # as the reference plugins' netlinksafe
 
 
@@ -112,6 +113,15 @@ class Socket:
         for refusal in self.try_all(messages):
             if refusal:
                 raise refusal.error()
+
+    def delete_links(self, names: Sequence[str]) -> list[Refusal | None]:
+        """Delete links; return for each None or the kernel's refusal. Several go as one group, in the time of one."""
+        if len(names) == 1:
+            return self.try_all([rtmsg.delete_link(names[0])])
+        group = GROUPS | int.from_bytes(os.urandom(2), "big")
+        grouped = self.try_all([rtmsg.group_link(name, group) for name in names])
+        refusal = self.try_all([rtmsg.delete_group(group)])[0]
+        return [missing or refusal for missing in grouped]
 
     def link(self, name: str) -> Link | None:
         """Return the link of this name, or None."""

@@ -23,14 +23,23 @@ def opened(path: str) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait for a FIFO's writer
     except (OSError, ValueError) as error:
-        detail = reason(error) if isinstance(error, OSError) else str(error)
-        raise CniError(INVALID_NETNS, f"network namespace {path!r} cannot be opened", detail) from error
+        raise cannot_open(path, reason(error) if isinstance(error, OSError) else str(error)) from error
     try:
-        if not _is_netns(fd):
-            raise CniError(INVALID_NETNS, f"{path!r} is not a network namespace")
+        require_netns(fd, path)
         yield fd
     finally:
         os.close(fd)
+
+
+def cannot_open(path: str, why: str) -> CniError:
+    """Return the error of a namespace that cannot be opened."""
+    return CniError(INVALID_NETNS, f"network namespace {path!r} cannot be opened", why)
+
+
+def require_netns(fd: int, path: str) -> None:
+    """Raise CniError 8 unless the descriptor, which was opened at the path, is of a network namespace."""
+    if not _is_netns(fd):
+        raise CniError(INVALID_NETNS, f"{path!r} is not a network namespace")
 
 
 @contextmanager
@@ -50,21 +59,27 @@ def inside(fd: int) -> Iterator[None]:
         os.close(home)
 
 
-def is_own_path(path: str) -> bool:
-    """Tell whether the path is of the namespace this thread is in; one that cannot be looked at is not."""
+def is_own(what: str | int) -> bool:
+    """Tell whether a path or descriptor is of the namespace this thread is in; what cannot be looked at is not."""
     try:
-        return os.path.samestat(os.stat(path), os.stat(OWN))
+        return os.path.samestat(os.stat(what), os.stat(OWN))
     except (OSError, ValueError):
         return False
 
 
 def own_id() -> str:
     """Return what tells the namespace this thread is in from all others of this boot; empty where it is not told."""
+    identity = own_identity()
+    return f"{identity[0]}:{identity[1]}" if identity else ""
+
+
+def own_identity() -> tuple[int, int] | None:
+    """Return device and inode of the namespace this thread is in, None where they are not told."""
     try:
         found = os.stat(OWN)
     except OSError:
-        return ""
-    return f"{found.st_dev}:{found.st_ino}"
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_netns(fd: int) -> bool:

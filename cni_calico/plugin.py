@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 
-from cni_calico import addresses, dataplane, endpoint, facts, netns, node
+from cni_calico import addresses, dataplane, endpoint, facts, node
 from cni_calico.args import Attachment
+from cni_calico.attached import attached
 from cni_calico.config import GATEWAY, OUR_IPAM
 from cni_calico.dataplane import Make, Wire
 from cni_calico.errors import DRIFT, INVALID_CONFIG, INVALID_NETNS, NOT_AVAILABLE, CniError, as_cni_error
 from cni_calico.netlink import Socket
-from cni_calico.reclaim import once_a_boot
+from cni_calico.reclaim import once_a_boot, recovering
 from cni_calico.result import Interface, Ip, Result, Route
 from datastore.api import Busy
 from datastore.frozen import replace
@@ -33,32 +34,39 @@ if TYPE_CHECKING:
     from ipam.cidr import Address
 
 LEAST_IPV6_MTU = 1280  # RFC 8200 section 5
-HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachment
 
 
 def add(call: Call) -> Result:
     """Give the pod its interface. What fails is undone: kernel and allocations are as before. Raises CniError etc."""
     name, store = node.name(call.conf), addresses.store_of(call)
     with ExitStack() as resources, Undo() as undo:
-        interrupted = resources.enter_context(store.hold(call.attachment.host_ifname, HOLD_SECONDS))
-        fd = resources.enter_context(netns.opened(call.netns))
+        interrupted = resources.enter_context(attached(call, store))
+        fd = resources.enter_context(call.world.open_netns(call.netns))
         pod = resources.enter_context(dataplane.open_pod(fd))
         host = resources.enter_context(Socket())
+        if interrupted:
+            dataplane.disconnect(call.attachment, host, call.world)
         dataplane.refuse_existing(pod, call.attachment.ifname)
+        call.world.lap("wiring")
         given = _assign(call, store, interrupted, undo)
+        call.world.lap("ipam")
         wire = _wire(call, given)
         wired = dataplane.connect(wire, _make(call, wire), fd, host, pod)
-        undo.push(dataplane.disconnect, call.attachment, host)
+        undo.push(dataplane.disconnect, call.attachment, host, call.world)
+        call.world.lap("wiring")
         call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
         undo.push(lambda: endpoint.forget(store, endpoint.find(store, call.attachment)))
         endpoint.save(store, name, call.args, wire, wired)
-    return _result(call, given, wire, wired)
+        call.world.lap("record")
+        result = _result(call, given, wire, wired)
+        call.answer(result)
+    return result
 
 
 def delete(call: Call) -> None:
     """Take away what the attachment has; whatever is gone already is no error (rules D1-D9)."""
     store = addresses.store_of(call)
-    with store.hold(call.attachment.host_ifname, HOLD_SECONDS), Socket() as host:
+    with attached(call, store), Socket() as host:
         _tear_down(call, store, call.attachment, (), host)
 
 
@@ -79,7 +87,7 @@ def check(call: Call) -> None:
         addresses.require(store, call.attachment, held)
     else:
         _delegate().check(call)
-    with netns.opened(call.netns) as fd, dataplane.open_pod(fd) as pod, Socket() as host:
+    with call.world.open_netns(call.netns) as fd, dataplane.open_pod(fd) as pod, Socket() as host:
         dataplane.verify(wire, host, pod)
 
 
@@ -116,7 +124,7 @@ def status(call: Call) -> None:
         raise CniError(NOT_AVAILABLE, f"not ready for ADD: {known.msg}", known.details) from error
 
 
-VERBS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status}
+VERBS = recovering({"ADD": add, "DEL": delete, "CHECK": check, "GC": gc, "STATUS": status})
 
 
 def _assign(call: Call, store: Store, interrupted: bool, undo: Undo) -> Result:
@@ -132,7 +140,7 @@ def _assign(call: Call, store: Store, interrupted: bool, undo: Undo) -> Result:
         given: Result = _delegate().add(call)
         return given
     once_a_boot(call, store)
-    addresses.take(store, call.attachment)
+    addresses.take(call, store, call.attachment)
     assigned = addresses.give(call, store, facts.traces(call.attachment))
     for item in assigned:
         undo.push(take_back, store, item)
@@ -202,11 +210,12 @@ def _tear_down(call: Call, store: Store, attachment: Attachment, held: Collectio
 
     Then addresses and record, each whatever becomes of the other (rule D4). `held` are addresses found in blocks.
     """
-    existed = dataplane.disconnect(attachment, host)
+    existed = dataplane.disconnect(attachment, host, call.world)
+    call.world.lap("wiring")
     call.log.debug("unwired", host=attachment.host_ifname, existed=existed)
     found: list[endpoint.Found] = []
     all_of(
-        lambda: found.extend(filter(None, [endpoint.find(store, attachment)])),
+        lambda: found.extend(filter(None, [_find(call, store, attachment)])),
         lambda: _release(call, store, attachment, {*held, *(item for each in found for item in _addresses(each))}),
         *((partial(_delegate().delete, call),) if call.command == "DEL" and call.conf.ipam.type != OUR_IPAM else ()),
         lambda: _forget(call, store, found),
@@ -215,13 +224,23 @@ def _tear_down(call: Call, store: Store, attachment: Attachment, held: Collectio
 
 def _release(call: Call, store: Store, attachment: Attachment, hints: Collection[Address]) -> None:
     """Give the addresses back that our allocator gave, also when the configuration names another by now (R12)."""
-    call.log.debug("released", addresses=",".join(addresses.take(store, attachment, hints)))
+    call.log.debug("released", addresses=",".join(addresses.take(call, store, attachment, hints)))
+    call.world.lap("ipam")
 
 
 def _forget(call: Call, store: Store, found: list[endpoint.Found]) -> None:
     for each in found:
         _forget_source_rules(call, each)
         endpoint.forget(store, each)
+    call.world.lap("record")
+
+
+def _find(call: Call, store: Store, attachment: Attachment) -> endpoint.Found | None:
+    """Return the attachment's record, at its usual place or wherever it is."""
+    try:
+        return endpoint.find(store, attachment, endpoint.usual_key(node.name(call.conf), call.args, attachment))
+    except CniError:
+        return endpoint.find(store, attachment)  # a DEL needs no node name
 
 
 def _addresses(found: endpoint.Found) -> tuple[Address, ...]:
@@ -234,10 +253,10 @@ def _addresses(found: endpoint.Found) -> tuple[Address, ...]:
 
 def _forget_source_rules(call: Call, found: endpoint.Found) -> None:
     """Remove a second interface's rules from a pod that lives on; a pod that is gone needs nothing (D2, D6)."""
-    if not found.endpoint.source_table or not call.netns or netns.is_own_path(call.netns):
+    if not found.endpoint.source_table or not call.netns or call.world.is_own_netns(call.netns):
         return
     try:
-        with netns.opened(call.netns) as fd:
+        with call.world.open_netns(call.netns) as fd:
             dataplane.forget_source_rules(_addresses(found), found.endpoint.source_table, fd)
     except CniError as error:
         if error.code != INVALID_NETNS:

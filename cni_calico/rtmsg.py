@@ -33,6 +33,7 @@ RTNH_F_ONLINK = 4
 RTPROT_CALICO = 80  # Felix's number for the routes it owns (felix/dataplane/linux/dataplanedefs)
 # include/uapi/linux/if_link.h, veth.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_IFALIAS, IFLA_LINKINFO = 1, 3, 4, 5, 20, 18
+IFLA_GROUP = 27
 IFLA_NET_NS_FD, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_EXT_MASK = 28, 31, 32, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 RTEXT_FILTER_SKIP_STATS = 8
@@ -105,9 +106,21 @@ def get_link(name: str) -> Message:
     return Message(RTM_GETLINK, 0, payload, f"look up link {name}")
 
 
-def delete_link(index: int) -> Message:
-    """Delete a link; of a veth pair both ends go."""
-    return Message(RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0), f"delete link {index}")
+def delete_link(name: str) -> Message:
+    """Delete a link, by name: its index may be another's by now. Of a veth pair both ends go."""
+    return Message(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name), f"delete link {name}")
+
+
+def group_link(name: str, group: int) -> Message:
+    """Put a link into a group."""
+    payload = _LINK.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, name) + _u32(IFLA_GROUP, group)
+    return Message(RTM_NEWLINK, 0, payload, f"put link {name} into group {group}")
+
+
+def delete_group(group: int) -> Message:
+    """Delete all links of a group, with one grace period of the kernel for all of them."""
+    payload = _LINK.pack(0, 0, 0, 0, 0) + _u32(IFLA_GROUP, group)
+    return Message(RTM_DELLINK, 0, payload, f"delete the links of group {group}")
 
 
 def add_address(index: int, address: Address, prefix: int, scope: int = RT_SCOPE_UNIVERSE) -> Message:

@@ -10,14 +10,15 @@ import os
 import sys
 import time
 
-from cni_calico import errors, netns
+from cni_calico import errors
 from cni_calico.args import Args, Attachment, check_container_id, check_ifname, check_network, parse_args
 from cni_calico.config import NetConf, log_settings, parse
 from cni_calico.errors import CniError, as_cni_error
 from cni_calico.log import STDERR, Log, close_log, open_log, stderr
 from cni_calico.result import NEWEST, VERSIONS, Result, to_json
 from cni_calico.version import VERSION
-from datastore.frozen import frozen, replace
+from cni_calico.world import Declined, Gone, World
+from datastore.frozen import frozen
 from datastore.jsontext import dumps, loads
 
 TYPE_CHECKING = False
@@ -48,6 +49,7 @@ class Call:
     """One verb to be carried out: the environment checked, the configuration parsed.
 
     `attachment` and `netns` mean something for ADD, DEL and CHECK only; netns is the path as the runtime gave it.
+    `answer` hands over the result of an ADD, which undoes itself when it raises Untaken.
     """
 
     command: str
@@ -58,6 +60,17 @@ class Call:
     stdin: bytes
     env: Mapping[str, str]
     log: Log
+    world: World
+    answer: Callable[[Result], None]
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the agent died or froze while it worked on this very call (docs/agent-protocol.md)."""
+        return bool(self.env.get("CALICO_AGENT_LOST"))
+
+
+class Untaken(Exception):
+    """Nobody took the result of an ADD: the runtime is gone, or will take it for a failed one (containerd#12922)."""
 
 
 @frozen
@@ -86,8 +99,11 @@ def main(plugin: Plugin) -> int:
     return run(plugin, os.environ, sys.stdin.buffer if sys.stdin else None, stdout)
 
 
-def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: Sink | None) -> int:
+def run(
+    plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: Sink | None, world: World | None = None
+) -> int:
     """Carry out CNI_COMMAND; write the result or the error as one JSON object; return the exit code (0 or 1)."""
+    world = world or World()
     command = env.get("CNI_COMMAND", "")
     if not command:
         stderr(_usage(plugin))
@@ -103,7 +119,15 @@ def run(plugin: Plugin, env: Mapping[str, str], stdin: BinaryIO | None, stdout: 
         body = _decode(data)
         log = open_log(log_settings(body))
         version = _version(body, command)
-        return _carry_out(plugin, _call_of(command, env, data, body, version, log), stdout)
+        return _carry_out(plugin, _call_of(command, env, data, body, version, log, world, stdout))
+    except Declined:
+        raise
+    except Gone:
+        log.warning(f"{command} was given up: nobody waits for it", duration=_since(start))
+        return 1
+    except Untaken:
+        log.error("nobody took the result; the ADD is undone", duration=_since(start))
+        return 1
     except Exception as error:  # the last resort: whatever happens, the runtime gets an error object
         known = as_cni_error(error)
         if known.code in (errors.INTERNAL, errors.IO_FAILURE):
@@ -125,7 +149,8 @@ def _fill_standard_descriptors() -> None:
 
 
 def _call_of(
-    command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str, log: Log
+    command: str, env: Mapping[str, str], data: bytes, body: Mapping[str, Any], version: str, log: Log,
+    world: World, stdout: Sink | None,
 ) -> Call:
     """Return the call, everything it says checked. Raises CniError."""
     network = check_network(body.get("name"))
@@ -135,35 +160,38 @@ def _call_of(
         container_id = check_container_id(env["CNI_CONTAINERID"], network)
         attachment = Attachment(network, container_id, check_ifname(env["CNI_IFNAME"], strict))
         if strict:
-            _refuse_own_netns(env)
+            _refuse_own_netns(env, world)
     conf = parse(body, network, version, strict)
     args = parse_args(env.get("CNI_ARGS", ""), strict)
     log = log.about(**_words(attachment, args))
-    return Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log)
+
+    def answer(result: Result) -> None:
+        if not (_reply(to_json(result, version), stdout) and world.deliver()):
+            raise Untaken
+
+    return Call(command, attachment, env.get("CNI_NETNS", ""), args, conf, data, env, log, world, answer)
 
 
-def _carry_out(plugin: Plugin, call: Call, stdout: Sink | None) -> int:
-    """Run the verb and write its result; return the exit code. Raises CniError, its details saying whose it is."""
+def _carry_out(plugin: Plugin, call: Call) -> int:
+    """Run the verb, which answers; return the exit code. Raises CniError, its details saying whose it is."""
+    call.world.accept(call)
+    call.world.lap("config")
     try:
-        result = _timed(plugin.verbs()[call.command], call)
-        if result is None or _reply(to_json(result, call.conf.version), stdout):
-            return 0
-        # The runtime is gone, or will take this for a failed ADD, and may never send a DEL (containerd#12922).
-        call.log.error("nobody took the result; the ADD is undone")
-        _timed(plugin.verbs()["DEL"], replace(call, command="DEL"))
-        return 1
+        _timed(plugin.verbs()[call.command], call)
+        return 0
+    except (Gone, Untaken):
+        raise
     except Exception as error:
         known = as_cni_error(error)
         whose = ", ".join(f"{name} {word}" for name, word in _words(call.attachment, call.args).items())
         raise CniError(known.code, known.msg, f"{known.details}; {whose}" if known.details else whose) from error
 
 
-def _timed(verb: Callable[[Call], Result | None], call: Call) -> Result | None:
+def _timed(verb: Callable[[Call], Result | None], call: Call) -> None:
     start = time.monotonic()
     result = verb(call)
     addresses = {"ip": ",".join(ip.bare for ip in result.ips)} if result else {}
     call.log.info(call.command, **addresses, duration=_since(start))
-    return result
 
 
 def _words(attachment: Attachment, args: Args) -> dict[str, str]:
@@ -223,11 +251,11 @@ def _version(body: Mapping[str, Any], command: str) -> str:
     return str(version)
 
 
-def _refuse_own_netns(env: Mapping[str, str]) -> None:
+def _refuse_own_netns(env: Mapping[str, str], world: World) -> None:
     """Raise CniError 8 when told to wire the very namespace the plugin runs in (rule P13)."""
     if env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"):
         return
-    if netns.is_own_path(env["CNI_NETNS"]):
+    if world.is_own_netns(env["CNI_NETNS"]):
         raise CniError(errors.INVALID_NETNS, f"CNI_NETNS {env['CNI_NETNS']} is the host's own network namespace; "
                                              "a pod needs one of its own")
 

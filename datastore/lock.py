@@ -78,7 +78,7 @@ def library_lock(path: str, timeout: float) -> Iterator[None]:
         with filelock.FileLock(path, timeout=timeout, mode=0o600):
             yield
     except filelock.Timeout:
-        raise Busy(_busy(path, timeout)) from None
+        raise Busy(busy(path, timeout)) from None
 
 
 def _acquire(path: str, deadline: float, timeout: float, flags: int = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) -> int:
@@ -89,7 +89,7 @@ def _acquire(path: str, deadline: float, timeout: float, flags: int = os.O_RDWR 
         try:
             while not _try(fd):
                 if time.monotonic() >= deadline:
-                    raise Busy(_busy(path, timeout))
+                    raise Busy(busy(path, timeout))
                 time.sleep(pause)
                 pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
             if _is_at(path, fd):
@@ -120,7 +120,8 @@ def _is_at(path: str, fd: int) -> bool:
     return os.path.samestat(there, os.fstat(fd))
 
 
-def _busy(path: str, timeout: float) -> str:
+def busy(path: str, timeout: float) -> str:
+    """Return what to say of a lock that was not to be had in time."""
     return f"lock {path} was not free within {timeout:g} s; held by {_holder(path)}; try again, or end that process"
 
 

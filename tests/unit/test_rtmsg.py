@@ -57,7 +57,12 @@ def test_links() -> None:
     assert link.get_attr("IFLA_IFALIAS") == "calico:n:c:e"
     assert link.get_attr("IFLA_ADDRESS") == "ee:ee:ee:ee:ee:ee"
     assert decoded(ifinfmsg, rtmsg.get_link("eth0")).get_attr("IFLA_IFNAME") == "eth0"
-    assert decoded(ifinfmsg, rtmsg.delete_link(5))["index"] == 5
+    doomed = decoded(ifinfmsg, rtmsg.delete_link("cali1"))
+    assert (doomed["index"], doomed.get_attr("IFLA_IFNAME")) == (0, "cali1")
+    grouped = decoded(ifinfmsg, rtmsg.group_link("cali1", 7))
+    assert (grouped["index"], grouped.get_attr("IFLA_IFNAME"), grouped.get_attr("IFLA_GROUP")) == (0, "cali1", 7)
+    group = decoded(ifinfmsg, rtmsg.delete_group(7))
+    assert (group["index"], group.get_attr("IFLA_IFNAME"), group.get_attr("IFLA_GROUP")) == (0, None, 7)
 
 
 @pytest.mark.parametrize(("address", "prefix"), [(V4, 32), (V6, 128)])

@@ -1,0 +1,147 @@
+"""The agent put together: socket, workers, queue, metrics; from its start to the end of its last request."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event, Thread
+from typing import Any
+
+from calico_node import status
+from calico_node.latencies import Latencies
+from calico_node.listener import listening
+from calico_node.metrics import Metrics, Sources
+from calico_node.notify import Notifier, Watchdog
+from calico_node.queue import DelQueue
+from calico_node.server import SPARE_DESCRIPTORS, Server
+from calico_node.service import Service
+from calico_node.warm import Shared
+from calico_node.web import Web
+from calico_node.workers import Workers
+from cni_calico.log import Log
+from cni_calico.version import VERSION
+from datastore.api import Store
+
+STUCK_SECONDS = 10.0  # a loop that has not turned for so long is not alive
+RETRY_SECONDS = 30.0  # between attempts at DELs that stay queued
+SWITCH_SECONDS = 0.001  # how long a thread may keep the interpreter while others wait; Python's own is 5 ms
+MOST_CONNECTIONS = 4096
+
+
+class Agent:
+    """Serves until SIGTERM or SIGINT, and then until all that has begun is answered."""
+
+    def __init__(self, listener: socket.socket, queue: str, started: Callable[[], float] = time.time) -> None:
+        self._began, self._started = time.monotonic(), started()
+        self._workers = Workers()
+        self._shared = Shared(self._workers)
+        self._latencies = Latencies()
+        self.metrics = Metrics(self._sources(), self._latencies)
+        self._service = Service(self._shared, self.metrics.answered, self.status)
+        self._server = Server(listener, self._service, self._workers, _most_connections())
+        self._queue = DelQueue(queue, self._service.carry_out)
+        self._ended = Event()
+
+    def run(self, notifier: Notifier) -> None:
+        """Serve. The calling thread must be the main one."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._server.stop())
+        watchdog = Watchdog(notifier, self.alive)
+        drainer = Thread(target=self._drain, args=(notifier,), name="queue", daemon=True)
+        watchdog.start()
+        drainer.start()
+        try:
+            self._server.run()
+        finally:
+            self._ended.set()
+            watchdog.stop()
+
+    def alive(self) -> bool:
+        """Tell whether the thread that serves the socket does."""
+        return time.monotonic() - self._server.last_turn < STUCK_SECONDS
+
+    def unready(self) -> Sequence[str]:
+        """Return why ADDs are not served; nothing when they are."""
+        reasons = [] if self.alive() else ["the thread that serves the socket is stuck"]
+        if self._server.draining:
+            reasons.append("the agent is stopping")
+        elif not self._server.ready:
+            reasons.append("what was queued on disk is being done first")
+        return reasons
+
+    def status(self) -> Mapping[str, Any]:
+        """Return what `calicoctl node status` shows."""
+        return status.status(status.Agent(
+            version=VERSION,
+            pid=os.getpid(),
+            started=self._started,
+            uptime=time.monotonic() - self._began,
+            in_flight=self._server.in_flight,
+            waiting=self._workers.waiting,
+            del_queue=len(self._queue),
+            connections=self._server.connections,
+            draining=self._server.draining,
+            reasons=self.unready(),
+            latencies=self._latencies.last_hour(),
+            counts=self.metrics.counts(),
+        ))
+
+    def _sources(self) -> Sources:
+        return Sources(
+            in_flight=lambda: self._server.in_flight,
+            waiting=lambda: self._workers.waiting,
+            del_queue=lambda: len(self._queue),
+            connections=lambda: self._server.connections,
+            open_store=self._store,
+        )
+
+    def _store(self) -> Store:
+        return self._shared.latest_store()
+
+    def _drain(self, notifier: Notifier) -> None:
+        """Do what is queued, then let ADDs begin; what failed is tried again now and then."""
+        self._queue.drain()
+        self._server.may_add()
+        notifier.ready("serving")
+        Log().info("serving", version=VERSION, pid=os.getpid())
+        while not self._ended.wait(RETRY_SECONDS):
+            self._queue.drain()
+
+
+def serve(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
+    """Run an agent on the socket. Raises Unusable, NotLoopback, OSError."""
+    import sys
+
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _warm_up()
+    notifier = Notifier()
+    with listening(path) as listener:
+        agent = Agent(listener, queue)
+        web = Web(*metrics, agent.metrics.registry, agent.alive, agent.unready) if metrics else None
+        if web:
+            web.start()
+        try:
+            agent.run(notifier)
+        finally:
+            notifier.stopping("stopped")
+            if web:
+                web.stop()
+
+
+def _warm_up() -> None:
+    """Import what the verbs would only import when they need it."""
+    import pyroute2  # noqa: F401  # GC lists all links with it
+
+    from cni_calico import ipam_verbs, plugin, reclaim  # noqa: F401
+    from ipam import collect, staircase, usage  # noqa: F401
+
+
+def _most_connections() -> int:
+    """Allow as many descriptors as may be; return how many connections that leaves room for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return MOST_CONNECTIONS if hard < 0 else max(16, min(MOST_CONNECTIONS, hard - SPARE_DESCRIPTORS))

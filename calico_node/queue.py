@@ -1,0 +1,72 @@
+"""DELs that launchers queued on disk while there was neither agent nor Python (docs/agent-protocol.md)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+from calico_node.protocol import END, Inbox, ProtocolError, Request, request_of
+from cni_calico.log import Log
+from cni_calico.world import Declined
+
+SUFFIX = ".del"
+MOST_BYTES = 1 << 20
+
+
+class DelQueue:
+    """The directory of queued DELs; `carry_out` does one and returns why it failed, empty when it did not."""
+
+    def __init__(self, folder: str, carry_out: Callable[[Request], str]) -> None:
+        self._folder, self._carry_out = folder, carry_out
+
+    def __len__(self) -> int:
+        """Return how many are queued."""
+        return len(self._names())
+
+    def drain(self) -> int:
+        """Carry out all that is queued, oldest first; return how many stay, because they failed. Raises nothing."""
+        left = 0
+        for name in self._names():
+            path = os.path.join(self._folder, name)
+            try:
+                why = self._drain(path)
+            except FileNotFoundError:
+                continue  # the launcher that queued it got an agent after all
+            except (OSError, ProtocolError, Declined) as error:
+                why = str(error) or type(error).__name__
+            if why:
+                left += 1
+                Log().warning("a queued DEL failed and stays queued", file=path, why=why)
+        return left
+
+    def _drain(self, path: str) -> str:
+        request = _read(path)
+        if request.env.get("CNI_COMMAND") != "DEL":
+            return "it is no DEL"
+        why = self._carry_out(request)
+        if not why:
+            os.unlink(path)
+        return why
+
+    def _names(self) -> list[str]:
+        try:
+            with os.scandir(self._folder) as entries:
+                found = [(entry.stat(follow_symlinks=False).st_mtime_ns, entry.name) for entry in entries
+                         if entry.name.endswith(SUFFIX) and not entry.name.startswith(".")]
+        except OSError:
+            return []
+        return [name for _, name in sorted(found)]
+
+
+def _read(path: str) -> Request:
+    """Return the request in a file; raises OSError, ProtocolError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
+            raise ProtocolError("it is no file of ours")
+        frames = list(Inbox(MOST_BYTES).feed(file.read(MOST_BYTES + 1)))
+    if not frames or frames[-1][0] != END:
+        raise ProtocolError("it is not whole")
+    return request_of(frames)

@@ -1,0 +1,197 @@
+"""How a verb reaches what is outside of it in the agent: as cni_calico/world.py, but together with the other requests.
+
+Nothing of the datastore is kept between two lots of requests: each reads its records anew, under the store's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from calico_node.together import Together
+from calico_node.workers import Workers
+from cni_calico import netns
+from cni_calico.config import OUR_IPAM
+from cni_calico.netlink import Refusal, Socket
+from cni_calico.skel import Call
+from cni_calico.world import Declined, World
+from datastore import DEFAULT_DIR, keys
+from datastore.api import Busy, Change, Store, UnsupportedDatastore
+from datastore.draft import Draft
+from datastore.file import FileStore
+from datastore.lock import busy, flock
+from ipam.assign import Request, assign
+from ipam.cidr import Address
+from ipam.handle import Assigned, Owner
+from ipam.release import release
+
+MOST_LINKS = 256  # deleted at once: the kernel holds its routing lock meanwhile
+MOST_CHANGES = 64  # assignments or releases in one lot: the others' latency
+Step = Callable[[Store], Any]
+
+
+class Shared:
+    """What all requests of an agent share."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self._lock = Lock()
+        self._locks: dict[str, Lock] = {}
+        self._lots: dict[tuple[str, bool], Together[Step, Any]] = {}
+        self._latest = DEFAULT_DIR
+        self.delete_link = Together(_delete_links, MOST_LINKS, workers.idling)
+
+    def store(self, folder: str) -> FileStore:
+        """Return the store in a directory, for one thread."""
+        self._latest = folder
+        return FileStore(folder, self._in_turn)
+
+    def latest_store(self) -> FileStore:
+        """Return the store that the latest request used, or would use by default."""
+        return self.store(self._latest)
+
+    def carry_out(self, folder: str, giving: bool, step: Step) -> Any:
+        """Run a step that gives or frees addresses on the store, in one lot with others."""
+        with self._lock:
+            lot = self._lots.get((folder, giving))
+            if lot is None:
+                work = partial(_carry_out, partial(self.store, folder), _giving if giving else _freeing)
+                lot = self._lots[folder, giving] = Together(work, MOST_CHANGES, self.workers.idling)
+        return lot(step)
+
+    @contextmanager
+    def _in_turn(self, path: str, timeout: float) -> Iterator[None]:
+        """The store's lock: threads of this process queue for it, where processes look for it again and again."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            turn = self._locks.setdefault(path, Lock())
+        if not turn.acquire(blocking=False):
+            with self.workers.idling():
+                got = turn.acquire(timeout=timeout)
+            if not got:
+                raise Busy(busy(path, timeout))
+        try:
+            with flock(path, max(0.0, deadline - time.monotonic())):
+                yield
+        finally:
+            turn.release()
+
+
+class Warm(World):
+    """One request's way. `fd` is the pod's namespace, -1 where `errno` says why there is none (0: none was named)."""
+
+    def __init__(self, shared: Shared, fd: int, errno: int) -> None:
+        self.laps: dict[str, float] = {}
+        self._shared, self._fd, self._errno = shared, fd, errno
+        self._folder = ""
+        self._last = time.perf_counter()
+
+    def accept(self, call: Call) -> None:
+        """Leave foreign IPAM plugins to a process that ends with them (cni_calico/delegate.py)."""
+        if call.conf.ipam.type != OUR_IPAM:
+            raise Declined(f"IPAM plugin {call.conf.ipam.type!r} is run by the plugin itself")
+
+    def lap(self, stage: str) -> None:
+        """Note how long a stage took."""
+        now = time.perf_counter()
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
+        self._last = now
+
+    def open_store(self, kind: str, folder: str) -> Store:
+        """Return the store, whose lock this process's threads take in turn."""
+        if kind != "file":
+            raise UnsupportedDatastore(kind)
+        self._folder = folder
+        return self._shared.store(folder)
+
+    @contextmanager
+    def open_netns(self, path: str) -> Iterator[int]:
+        """Yield the descriptor that came with the request."""
+        if self._fd < 0:
+            raise netns.cannot_open(path, os.strerror(self._errno))
+        netns.require_netns(self._fd, path)
+        yield self._fd
+
+    def is_own_netns(self, path: str) -> bool:
+        """Tell it of the descriptor that came with the request."""
+        return self._fd >= 0 and netns.is_own(self._fd)
+
+    def assign(self, store: Store, request: Request) -> tuple[Assigned, ...]:
+        """Assign, in one lot with others."""
+        given: tuple[Assigned, ...] = self._shared.carry_out(self._folder, True, partial(_assign, request))
+        return given
+
+    def release(self, store: Store, owner: Owner, hints: Collection[Address]) -> list[Address]:
+        """Release, in one lot with others."""
+        freed: list[Address] = self._shared.carry_out(self._folder, False, partial(_release, owner, hints))
+        return freed
+
+    def delete_link(self, host: Socket, name: str) -> Refusal | None:
+        """Delete a link, at the same time as others."""
+        return self._shared.delete_link(name)
+
+
+def _assign(request: Request, store: Store) -> tuple[Assigned, ...]:
+    return assign(store, request)
+
+
+def _release(owner: Owner, hints: Collection[Address], store: Store) -> list[Address]:
+    return release(store, owner, hints)
+
+
+def _delete_links(names: Sequence[str]) -> list[Refusal | None]:
+    with Socket() as host:
+        return host.delete_links(names)
+
+
+def _carry_out(open_store: Callable[[], Store], order: Callable[[Change], int], steps: Sequence[Step]) -> list[Any]:
+    """Run the steps on drafts and write them; a step that is alone, or fails on a draft, is run on the store itself."""
+    store = open_store()
+    if len(steps) == 1:
+        return [_outcome(steps[0], store)]
+    outcomes: list[Any] = []
+    with store.exclusive():
+        while len(outcomes) < len(steps):
+            outcomes += _lot(store, order, steps[len(outcomes) :])
+    return outcomes
+
+
+def _lot(store: Store, order: Callable[[Change], int], steps: Sequence[Step]) -> list[Any]:
+    """Run steps on one draft as far as it goes and write it; return their outcomes, at least one."""
+    draft, outcomes = Draft(store), []
+    for step in steps:
+        before = draft.mark()
+        try:
+            outcomes.append(step(draft))
+        except Exception:
+            draft.rewind(before)
+            break
+    if not outcomes:
+        return [_outcome(steps[0], store)]
+    try:
+        store.commit(*sorted(draft.changes(), key=order))
+    except Exception:
+        return [_outcome(step, store) for step in steps[: len(outcomes)]]  # each for itself, with an error of its own
+    return outcomes
+
+
+def _outcome(step: Step, store: Store) -> Any:
+    try:
+        return step(store)
+    except Exception as error:
+        return error
+
+
+def _giving(change: Change) -> int:
+    """Handles first, so that no address is held without one."""
+    return not change.key.startswith(keys.HANDLES)
+
+
+def _freeing(change: Change) -> int:
+    """Handles last: a death in between leaves a count that is too high, never too low."""
+    return change.key.startswith(keys.HANDLES)

@@ -1,0 +1,72 @@
+"""How a verb reaches what is outside of it: the datastore, namespaces, the kernel, whoever asked.
+
+This is the way of a process that serves one verb and ends; the agent serves many (calico_node/warm.py).
+"""
+
+from __future__ import annotations
+
+from cni_calico import netns, node
+from datastore import open_store
+from ipam.assign import assign
+from ipam.release import release
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from contextlib import AbstractContextManager
+
+    from cni_calico.netlink import Refusal, Socket
+    from cni_calico.skel import Call
+    from datastore.api import Store
+    from ipam.assign import Request
+    from ipam.cidr import Address
+    from ipam.handle import Assigned, Owner
+
+
+class Gone(Exception):
+    """Whoever asked for the verb does not wait for its result any more."""
+
+
+class Declined(Exception):
+    """This call is not for this process to serve; nothing has been done. Its text says why."""
+
+
+class World:
+    """What a verb is given; each method says what it does and what it raises."""
+
+    def accept(self, call: Call) -> None:
+        """Raise what keeps this call from being served here at all, before anything is done."""
+
+    def still_wanted(self) -> None:
+        """Raise Gone when nobody waits any more; asked once the attachment is held, before anything is done."""
+
+    def deliver(self) -> bool:
+        """Hand over what has been written to stdout; tell whether it was taken."""
+        return True
+
+    def lap(self, stage: str) -> None:
+        """Note that a stage of the verb has come to its end (queue, config, ipam, wiring, record)."""
+
+    def open_store(self, kind: str, folder: str) -> Store:
+        """Return the store that the configuration names. Raises UnsupportedDatastore."""
+        return open_store(kind, folder, rebuilt=bool(node.boot_id()))
+
+    def open_netns(self, path: str) -> AbstractContextManager[int]:
+        """Return a descriptor of the pod's namespace, for as long as the context lasts. Raises CniError 8."""
+        return netns.opened(path)
+
+    def is_own_netns(self, path: str) -> bool:
+        """Tell whether the path is of the namespace that the host's end goes to."""
+        return netns.is_own(path)
+
+    def assign(self, store: Store, request: Request) -> tuple[Assigned, ...]:
+        """Give addresses. Raises as ipam.assign.assign."""
+        return assign(store, request)
+
+    def release(self, store: Store, owner: Owner, hints: Collection[Address]) -> list[Address]:
+        """Take back what the owner has. Raises as ipam.release.release."""
+        return release(store, owner, hints)
+
+    def delete_link(self, host: Socket, name: str) -> Refusal | None:
+        """Delete a link of the host; return the kernel's refusal."""
+        return host.delete_links([name])[0]
