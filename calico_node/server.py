@@ -78,7 +78,7 @@ class Server:
         while not (self.draining and not self._working):
             if self.draining:
                 self._stop_accepting()
-            busy = self._workers.waiting or self.draining
+            busy = self._workers.unserved or self.draining
             for fd, _ in self._poll.poll(TICK_SECONDS if busy else ALIVE_SECONDS):
                 if fd == self._listener.fileno():
                     self._accept()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from threading import Event, Lock
+from threading import Lock
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,8 @@ class _Waiting(Generic[T, R]):
 
     def __init__(self, item: T) -> None:
         self.item = item
-        self.woken = Event()
+        self.gate = Lock()  # locked until the item is done, or leads
+        self.gate.acquire()
         self.leads = False
         self.outcome: R | BaseException | None = None
 
@@ -47,7 +48,7 @@ class Together(Generic[T, R]):
             mine.leads, self._busy = not self._busy, True
         if not mine.leads:
             with self._idling():
-                mine.woken.wait()
+                mine.gate.acquire()
         if mine.leads:
             self._lead()
         if isinstance(mine.outcome, BaseException):
@@ -71,4 +72,4 @@ class Together(Generic[T, R]):
                 self._waiting[0].leads = True
                 lot.append(self._waiting[0])
         for each in lot:
-            each.woken.set()
+            each.gate.release()

@@ -71,7 +71,7 @@ class Shared:
         with self._lock:
             turn = self._locks.setdefault(path, Lock())
         if not turn.acquire(blocking=False):
-            with self.workers.idling():
+            with self.workers.idling(hasty=True):
                 got = turn.acquire(timeout=timeout)
             if not got:
                 raise Busy(busy(path, timeout))
