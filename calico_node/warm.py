@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from calico_node.together import Together
 from calico_node.workers import Workers
@@ -25,13 +25,10 @@ from datastore.api import Busy, Change, Store, UnsupportedDatastore
 from datastore.draft import Draft
 from datastore.file import FileStore
 from datastore.lock import busy, flock
-from ipam.assign import Request, assign
-from ipam.cidr import Address
-from ipam.handle import Assigned, Owner
-from ipam.release import release
 
 MOST_LINKS = 256  # deleted at once: the kernel holds its routing lock meanwhile
 MOST_CHANGES = 64  # assignments or releases in one lot: the others' latency
+T = TypeVar("T")
 Step = Callable[[Store], Any]
 
 
@@ -121,27 +118,17 @@ class Warm(World):
         """Tell it of the descriptor that came with the request."""
         return self._fd >= 0 and netns.is_own(self._fd)
 
-    def assign(self, store: Store, request: Request) -> tuple[Assigned, ...]:
-        """Assign, in one lot with others."""
-        given: tuple[Assigned, ...] = self._shared.carry_out(self._folder, True, partial(_assign, request))
-        return given
+    def give(self, store: Store, step: Callable[[Store], T]) -> T:
+        """Take the step in one lot with others that give."""
+        return cast(T, self._shared.carry_out(self._folder, True, step))
 
-    def release(self, store: Store, owner: Owner, hints: Collection[Address]) -> list[Address]:
-        """Release, in one lot with others."""
-        freed: list[Address] = self._shared.carry_out(self._folder, False, partial(_release, owner, hints))
-        return freed
+    def free(self, store: Store, step: Callable[[Store], T]) -> T:
+        """Take the step in one lot with others that free."""
+        return cast(T, self._shared.carry_out(self._folder, False, step))
 
     def delete_link(self, host: Socket, name: str) -> Refusal | None:
         """Delete a link, at the same time as others."""
         return self._shared.delete_link(name)
-
-
-def _assign(request: Request, store: Store) -> tuple[Assigned, ...]:
-    return assign(store, request)
-
-
-def _release(owner: Owner, hints: Collection[Address], store: Store) -> list[Address]:
-    return release(store, owner, hints)
 
 
 def _delete_links(names: Sequence[str]) -> list[Refusal | None]:

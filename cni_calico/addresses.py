@@ -12,12 +12,13 @@ from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, NOT_AVAILABLE, CniError
 from cni_calico.netlink import host_networks
 from datastore.frozen import frozen
-from ipam.assign import Request
+from ipam.assign import Request, assign
 from ipam.audit.living import BOOT
 from ipam.audit.living import why_gone as proof
 from ipam.block import describe
 from ipam.find import allocations, holdings
 from ipam.pool import Criteria, all_pools, default_pool, seedable
+from ipam.release import release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned,
     attributes by which the pod's end can be proven later (cni_calico/facts.py).
     """
     conf, name = call.conf, node.name(call.conf)
-    given = call.world.assign(store, Request(
+    request = Request(
         node=name,
         owner=_owner(call, name, traces),
         families=conf.ipam.families,
@@ -53,7 +54,8 @@ def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned,
         namespace=_criteria(call, name).namespace,
         env=call.env,
         host_networks=host_networks,
-    ))
+    )
+    given = call.world.give(store, lambda at: assign(at, request))
     call.log.debug("assigned", addresses=",".join(str(item.address) for item in given),
                    blocks=",".join(str(item.block) for item in given))
     return given
@@ -66,9 +68,9 @@ def refuse_duplicate(call: Call, store: Store) -> None:
                                          f"{describe(allocation.attribute)}; delete the attachment first")
 
 
-def take(call: Call, store: Store, attachment: Attachment, hints: Collection[Address] = ()) -> list[str]:
+def take(store: Store, attachment: Attachment, hints: Collection[Address] = ()) -> list[str]:
     """Release all the attachment holds; return the addresses. `hints` are addresses another record says it holds."""
-    return [str(address) for address in call.world.release(store, attachment.owner({}), hints)]
+    return [str(address) for address in release(store, attachment.owner({}), hints)]
 
 
 def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> None:

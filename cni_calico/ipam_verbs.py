@@ -39,7 +39,7 @@ def add(call: Call) -> Result:
     once_a_boot(call, store)
     with attached(call, store) as interrupted, Undo() as undo:
         if interrupted:
-            addresses.take(call, store, call.attachment)
+            addresses.take(store, call.attachment)
         addresses.refuse_duplicate(call, store)
         given = addresses.give(call, store, {})
         for item in given:
@@ -54,7 +54,7 @@ def delete(call: Call) -> None:
     """Release; having nothing is no error."""
     store = addresses.store_of(call)
     with attached(call, store):
-        addresses.take(call, store, call.attachment)
+        call.world.free(store, partial(addresses.take, attachment=call.attachment))
 
 
 def check(call: Call) -> None:
@@ -96,5 +96,5 @@ def _ip(given: Assigned) -> Ip:
 
 
 def _release(call: Call, store: Store, attachment: Attachment, held: Collection[Address]) -> None:
-    freed = addresses.take(call, store, attachment, held)
+    freed = addresses.take(store, attachment, held)
     call.log.info("GC released", attachment=attachment.alias, addresses=",".join(freed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager
+from functools import lru_cache
 
 from cni_calico.errors import INVALID_NETNS, CniError, reason
 
@@ -99,6 +100,7 @@ def _setns(fd: int) -> None:
         raise OSError(get_errno(), os.strerror(get_errno()))
 
 
+@lru_cache(maxsize=1)
 def _foreign_setns() -> tuple[Callable[[int, int], int], Callable[[], int]]:
     """Return libc's setns and what tells its errno. `ctypes` is the library; its import costs 3 ms, its core 0.2."""
     try:

@@ -56,7 +56,7 @@ def add(call: Call) -> Result:
         call.world.lap("wiring")
         call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
         undo.push(lambda: endpoint.forget(store, endpoint.find(store, call.attachment)))
-        endpoint.save(store, name, call.args, wire, wired)
+        call.world.give(store, lambda at: endpoint.save(at, name, call.args, wire, wired))
         call.world.lap("record")
         result = _result(call, given, wire, wired)
         call.answer(result)
@@ -140,7 +140,7 @@ def _assign(call: Call, store: Store, interrupted: bool, undo: Undo) -> Result:
         given: Result = _delegate().add(call)
         return given
     once_a_boot(call, store)
-    addresses.take(call, store, call.attachment)
+    call.world.free(store, partial(addresses.take, attachment=call.attachment))
     assigned = addresses.give(call, store, facts.traces(call.attachment))
     for item in assigned:
         undo.push(take_back, store, item)
@@ -208,7 +208,8 @@ def _result(call: Call, given: Result, wire: Wire, wired: Wired) -> Result:
 def _tear_down(call: Call, store: Store, attachment: Attachment, held: Collection[Address], host: Socket) -> None:
     """Unwire first, so that no address is free while a pod still has it.
 
-    Then addresses and record, each whatever becomes of the other (rule D4). `held` are addresses found in blocks.
+    Then addresses and record, each whatever becomes of the other (rule D4). `held` are addresses found in blocks. What
+    our allocator gave is given back also when the configuration names another by now (R12).
     """
     existed = dataplane.disconnect(attachment, host, call.world)
     call.world.lap("wiring")
@@ -216,23 +217,22 @@ def _tear_down(call: Call, store: Store, attachment: Attachment, held: Collectio
     found: list[endpoint.Found] = []
     all_of(
         lambda: found.extend(filter(None, [_find(call, store, attachment)])),
-        lambda: _release(call, store, attachment, {*held, *(item for each in found for item in _addresses(each))}),
         *((partial(_delegate().delete, call),) if call.command == "DEL" and call.conf.ipam.type != OUR_IPAM else ()),
-        lambda: _forget(call, store, found),
+        lambda: all_of(*(partial(_forget_source_rules, call, each) for each in found)),
+        lambda: call.world.free(store, partial(_forget, call, attachment, held, found)),
     )
-
-
-def _release(call: Call, store: Store, attachment: Attachment, hints: Collection[Address]) -> None:
-    """Give the addresses back that our allocator gave, also when the configuration names another by now (R12)."""
-    call.log.debug("released", addresses=",".join(addresses.take(call, store, attachment, hints)))
     call.world.lap("ipam")
 
 
-def _forget(call: Call, store: Store, found: list[endpoint.Found]) -> None:
-    for each in found:
-        _forget_source_rules(call, each)
-        endpoint.forget(store, each)
-    call.world.lap("record")
+def _forget(
+    call: Call, attachment: Attachment, held: Collection[Address], found: list[endpoint.Found], store: Store
+) -> None:
+    """Give the addresses back and remove the record."""
+    hints = {*held, *(item for each in found for item in _addresses(each))}
+    all_of(
+        lambda: call.log.debug("released", addresses=",".join(addresses.take(store, attachment, hints))),
+        *(partial(endpoint.forget, store, each) for each in found),
+    )
 
 
 def _find(call: Call, store: Store, attachment: Attachment) -> endpoint.Found | None:

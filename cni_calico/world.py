@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from cni_calico import netns, node
 from datastore import open_store
-from ipam.assign import assign
-from ipam.release import release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import TypeVar
 
     from cni_calico.netlink import Refusal, Socket
     from cni_calico.skel import Call
     from datastore.api import Store
-    from ipam.assign import Request
-    from ipam.cidr import Address
-    from ipam.handle import Assigned, Owner
+
+    T = TypeVar("T")
 
 
 class Gone(Exception):
@@ -59,13 +57,13 @@ class World:
         """Tell whether the path is of the namespace that the host's end goes to."""
         return netns.is_own(path)
 
-    def assign(self, store: Store, request: Request) -> tuple[Assigned, ...]:
-        """Give addresses. Raises as ipam.assign.assign."""
-        return assign(store, request)
+    def give(self, store: Store, step: Callable[[Store], T]) -> T:
+        """Take a step that gives an attachment something in the store, which is handed to it. Raises what it does."""
+        return step(store)
 
-    def release(self, store: Store, owner: Owner, hints: Collection[Address]) -> list[Address]:
-        """Take back what the owner has. Raises as ipam.release.release."""
-        return release(store, owner, hints)
+    def free(self, store: Store, step: Callable[[Store], T]) -> T:
+        """Take a step that frees what an attachment has in the store, which is handed to it. Raises what it does."""
+        return step(store)
 
     def delete_link(self, host: Socket, name: str) -> Refusal | None:
         """Delete a link of the host; return the kernel's refusal."""

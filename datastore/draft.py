@@ -1,7 +1,7 @@
 """Changes to a locked store, gathered in memory and written together: a block that many assign from is written once.
 
-A draft holds changes of records that are there, and new handles: what many assignments and releases have in common.
-Anything else (claims of blocks, pools, …) has an order of its own to be written in, and is Beyond a draft.
+A draft holds changes of records that are there, and handles and endpoints that come and go: what an ordinary ADD or
+DEL needs. Anything else (claims of blocks, pools, …) has an order of its own to be written in, and is Beyond a draft.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class Draft:
     def _require(self, change: Change) -> None:
         """Raise unless the change is one for a draft, of what it was made for."""
         current = self._current(change.key)
-        is_handle = change.key.startswith(keys.HANDLES)
-        if not is_handle and (change.revision is None or change.value is None):
+        is_owner_s = change.key.startswith((keys.HANDLES, keys.WORKLOAD_ENDPOINTS))
+        if not is_owner_s and (change.revision is None or change.value is None):
             raise Beyond(change.key)
         if change.revision is None:
             if current:

@@ -23,6 +23,7 @@ else:
 def frozen(cls: type[T]) -> type[T]:
     """Make `cls`, a class that only annotates its fields (defaults allowed), an immutable value."""
     names = tuple(cls.__annotations__)
+    known = frozenset(names)
     defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
 
     def init(self: object, *args: Any, **fields: Any) -> None:
@@ -32,10 +33,9 @@ def frozen(cls: type[T]) -> type[T]:
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__} takes {len(names)} fields, not {len(args)}")
         given = dict(zip(names, args, strict=False))
-        twice = given.keys() & fields.keys()
-        values = {**defaults, **given, **fields}
-        if twice or values.keys() != set(names):
-            odd = sorted(twice | (values.keys() ^ set(names)))
+        values = {**defaults, **given, **fields} if len(args) + len(fields) < len(names) else {**given, **fields}
+        if values.keys() != known or (given and given.keys() & fields.keys()):
+            odd = sorted((given.keys() & fields.keys()) | (values.keys() ^ known))
             raise TypeError(f"{cls.__name__}: missing, unknown or repeated fields: {', '.join(odd)}")
         vars(self).update(values)
 

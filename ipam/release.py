@@ -57,6 +57,8 @@ def release(store: Store, owner: Owner, hints: Collection[Address] = ()) -> list
     that another record tells of: their blocks are looked at too, should the handle have been lost.
     """
     freed: list[Address] = []
+    if not hints and not handle_blocks(store, owner.handle_id):
+        return freed
     with store.exclusive():
         blocks = set(handle_blocks(store, owner.handle_id))
         lost = [address for address in hints if not any(address in cidr for cidr in blocks)]
