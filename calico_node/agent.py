@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Thread
@@ -114,8 +115,9 @@ class Agent:
 
 def serve(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
     """Run an agent on the socket. Raises Unusable, NotLoopback, OSError."""
-    import sys
-
+    path, queue = os.path.abspath(path), os.path.abspath(queue)
+    os.chdir("/")
+    os.umask(0o022)  # what is private is made so by its mode
     sys.setswitchinterval(SWITCH_SECONDS)
     _warm_up()
     notifier = Notifier()

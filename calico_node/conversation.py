@@ -63,7 +63,7 @@ class Conversation:
     def _receive(self) -> bytes:
         """Return what has come; keep the first descriptor that came with it, and no other."""
         space = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
-        data, messages, _, _ = self._connection.recvmsg(RECEIVE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+        data, messages, flags, _ = self._connection.recvmsg(RECEIVE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
         descriptors = [fd for level, kind, body in messages if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
                        for fd in unpack(f"={len(body) // 4}i", body[: len(body) // 4 * 4])]
         for fd in descriptors:
@@ -71,6 +71,8 @@ class Conversation:
                 self.netns = fd
             else:
                 os.close(fd)
+        if flags & socket.MSG_CTRUNC:
+            raise ProtocolError("there is no room for the descriptor that came with the request")
         return data
 
     def is_open(self) -> bool:

@@ -104,7 +104,8 @@ class Server:
             except BlockingIOError:
                 return
             except OSError:  # no descriptors left
-                self._drop_oldest()
+                if not self._drop_oldest():
+                    time.sleep(TICK_SECONDS)
                 return
             conversation = Conversation(connection)
             try:
@@ -175,10 +176,12 @@ class Server:
                 break  # they are in the order in which they came
             self._drop(conversation)
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self) -> bool:
+        """Drop the connection that has been silent longest; tell whether there was any."""
         oldest = next(iter(self._reading.values()), None)
         if oldest:
             self._drop(oldest)
+        return oldest is not None
 
     def _drop(self, conversation: Conversation) -> None:
         self._forget(conversation)

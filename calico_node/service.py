@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from calico_node import protocol
@@ -22,14 +23,15 @@ PLUGINS = {plugin.name: plugin for plugin in (CALICO, CALICO_IPAM)}
 OWN = "calico-node"
 ENVIRONMENT = ("PATH", "CALICO_")  # what of the agent's own environment its verbs see
 Observe = Callable[[str, str, int, Mapping[str, float]], None]
+Idling = Callable[[], AbstractContextManager[None]]
 
 
 class _Answer(io.BytesIO):
     """The standard output of one verb, handed over at once when an ADD has its result."""
 
-    def __init__(self, conversation: Conversation | None) -> None:
+    def __init__(self, conversation: Conversation | None, idling: Idling) -> None:
         super().__init__()
-        self._conversation = conversation
+        self._conversation, self._idling = conversation, idling
         self.was_sent = False
 
     def deliver(self) -> bool:
@@ -37,7 +39,8 @@ class _Answer(io.BytesIO):
         if self._conversation is None:
             return True
         self.was_sent = True
-        return self._conversation.say(protocol.result(0, self.getvalue())) and self._conversation.was_taken()
+        with self._idling():
+            return self._conversation.say(protocol.result(0, self.getvalue())) and self._conversation.was_taken()
 
 
 class _OneCall(Warm):
@@ -96,7 +99,7 @@ class Service:
         return str(_error(stdout).get("msg")) if code else ""
 
     def _run(self, request: Request, conversation: Conversation | None) -> tuple[int, bytes, bool]:
-        answer = _Answer(conversation)
+        answer = _Answer(conversation, self._shared.workers.idling)
         began = time.perf_counter()
         world = _OneCall(self._shared, request, conversation, answer)
         code = skel.run(PLUGINS[request.plugin], {**self._env, **request.env}, io.BytesIO(request.stdin), answer, world)

@@ -15,7 +15,7 @@ from cni_calico.log import stderr
 AT_ONCE = 3  # threads that run at a time; more only take the interpreter from each other
 MOST_THREADS = 1024
 SPARE_THREADS = 64  # idle ones kept: making one costs more than a request's wait
-STUCK_SECONDS = 0.05  # nobody got a turn for so long though some wait: those that run hang, or are slow
+STUCK_SECONDS = 0.05  # whoever has had its turn for so long hangs, or waits without saying so, and is not counted
 
 Job = Callable[[], None]
 
@@ -24,13 +24,14 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-class _Idle:
-    """A thread without a job. `gate` is locked until it is given one."""
+class _Thread:
+    """One thread of the pool. Its gate is locked; it waits there for a job, or for its turn to go on."""
 
     def __init__(self) -> None:
         self.gate = Lock()
         self.gate.acquire()
         self.job: Job = _nothing
+        self.is_new = True
 
 
 class Workers:
@@ -38,11 +39,11 @@ class Workers:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._jobs: deque[tuple[float, Job]] = deque()
-        self._resuming: deque[Lock] = deque()
-        self._idle: list[_Idle] = []
-        self._threads = self._running = 0
-        self._last_turn = time.monotonic()
+        self._jobs: deque[Job] = deque()
+        self._resuming: deque[_Thread] = deque()
+        self._idle: list[_Thread] = []
+        self._running: dict[_Thread, float] = {}  # since when each has its turn
+        self._most, self._threads = AT_ONCE, 0
         self._here = local()
 
     @property
@@ -52,23 +53,24 @@ class Workers:
 
     @property
     def unserved(self) -> bool:
-        """Whether anybody waits for a turn, and `unstick` should be called now and then."""
+        """Whether anybody waits for a turn, and `unstick` should be called soon."""
         return bool(self._jobs or self._resuming)
 
     def submit(self, job: Job, urgent: bool = False) -> None:
         """Have a job run in its turn, or an urgent one at once."""
         with self._lock:
-            if urgent:
+            if urgent and self._can_start:
                 self._start(job)
             else:
-                self._jobs.append((time.monotonic(), job))
+                self._jobs.append(job)
                 self._give_turns()
 
     def unstick(self) -> None:
-        """Give one turn more where some wait for those that hang."""
+        """Let others run in place of those that hang; to be called now and then."""
         with self._lock:
-            if time.monotonic() - self._last_turn > STUCK_SECONDS:
-                self._give_turn()
+            late = time.monotonic() - STUCK_SECONDS
+            self._most = AT_ONCE + sum(since < late for since in self._running.values())
+            self._give_turns()
 
     @contextmanager
     def idling(self, hasty: bool = False) -> Iterator[None]:
@@ -76,70 +78,73 @@ class Workers:
 
         hasty: go on at once then, without a turn, since others wait for what the body has got.
         """
-        if not getattr(self._here, "is_worker", False):
+        thread: _Thread | None = getattr(self._here, "thread", None)
+        if thread is None:
             yield
             return
         with self._lock:
-            self._running -= 1
+            del self._running[thread]
             self._give_turns()
         try:
             yield
         finally:
-            self._resume(hasty)
+            self._resume(thread, hasty)
 
-    def _resume(self, hasty: bool) -> None:
+    def _resume(self, thread: _Thread, hasty: bool) -> None:
         """Wait for a turn, before any job that has not been started."""
-        gate = Lock()
         with self._lock:
-            if hasty or self._running < AT_ONCE:
-                self._running += 1
+            if hasty or len(self._running) < self._most:
+                self._running[thread] = time.monotonic()
                 return
-            gate.acquire()
-            self._resuming.append(gate)
-        gate.acquire()
+            self._resuming.append(thread)
+        thread.gate.acquire()
+
+    @property
+    def _can_start(self) -> bool:
+        return bool(self._idle) or self._threads < MOST_THREADS
 
     def _give_turns(self) -> None:
-        while self._running < AT_ONCE and self._give_turn():
-            pass
-
-    def _give_turn(self) -> bool:
-        """Let one that waits run; tell whether there was any. The lock is held."""
-        if self._resuming:
-            self._running += 1
-            self._resuming.popleft().release()
-        elif self._jobs and (self._idle or self._threads < MOST_THREADS):
-            self._start(self._jobs.popleft()[1])
-        else:
-            return False
-        self._last_turn = time.monotonic()
-        return True
+        """Let those run that wait, as far as there are turns. The lock is held."""
+        while len(self._running) < self._most:
+            if self._resuming:
+                thread = self._resuming.popleft()
+                self._running[thread] = time.monotonic()
+                thread.gate.release()
+            elif self._jobs and self._can_start:
+                self._start(self._jobs.popleft())
+            else:
+                return
 
     def _start(self, job: Job) -> None:
         """Have a thread run the job: an idle one, else a new one. The lock is held."""
-        self._running += 1
-        if self._idle:
-            idle = self._idle.pop()
-            idle.job = job
-            idle.gate.release()
-        else:
+        thread = self._idle.pop() if self._idle else _Thread()
+        thread.job = job
+        self._running[thread] = time.monotonic()
+        if thread.is_new:
+            thread.is_new = False
             self._threads += 1
-            _thread.start_new_thread(self._serve, (job,))  # threading.Thread waits until it has started
+            _thread.start_new_thread(self._serve, (thread,))  # threading.Thread waits until it has started
+        else:
+            thread.gate.release()
 
-    def _serve(self, job: Job) -> None:
-        self._here.is_worker = True
-        idle = _Idle()
-        while True:
-            try:
-                job()
-            except Exception:  # a bug: the request is given up, the thread is not
-                stderr(traceback.format_exc())
-            job = idle.job = _nothing  # which holds on to no request
-            with self._lock:
-                self._running -= 1
-                self._give_turns()
-                if len(self._idle) >= SPARE_THREADS:
-                    self._threads -= 1
-                    return
-                self._idle.append(idle)
-            idle.gate.acquire()
-            job = idle.job
+    def _serve(self, thread: _Thread) -> None:
+        self._here.thread = thread
+        while self._do(thread):
+            thread.gate.acquire()
+
+    def _do(self, thread: _Thread) -> bool:
+        """Run the thread's job; tell whether to wait for another."""
+        try:
+            thread.job()
+        except Exception:  # a bug: the request is given up, the thread is not
+            stderr(traceback.format_exc())
+        thread.job = _nothing  # it holds on to no request
+        with self._lock:
+            del self._running[thread]
+            is_spare = len(self._idle) >= SPARE_THREADS
+            if is_spare:
+                self._threads -= 1
+            else:
+                self._idle.append(thread)
+            self._give_turns()
+        return not is_spare
