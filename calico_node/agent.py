@@ -49,8 +49,12 @@ class Agent:
 
     def run(self, notifier: Notifier) -> None:
         """Serve. The calling thread must be the main one."""
+        def stop(*_: object) -> None:
+            self._server.stop()
+            notifier.stopping("answering what has begun")
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._server.stop())
+            signal.signal(number, stop)
         watchdog = Watchdog(notifier, self.alive)
         drainer = Thread(target=self._drain, args=(notifier,), name="queue", daemon=True)
         watchdog.start()
@@ -123,15 +127,23 @@ def serve(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
     notifier = Notifier()
     with listening(path) as listener:
         agent = Agent(listener, queue)
-        web = Web(*metrics, agent.metrics.registry, agent.alive, agent.unready) if metrics else None
-        if web:
-            web.start()
+        web = _web(agent, *metrics) if metrics else None
         try:
             agent.run(notifier)
         finally:
-            notifier.stopping("stopped")
             if web:
                 web.stop()
+
+
+def _web(agent: Agent, host: str, port: int) -> Web | None:
+    """Begin to answer over HTTP; where the port is taken, pods are served without. Raises NotLoopback."""
+    try:
+        web = Web(host, port, agent.metrics.registry, agent.alive, agent.unready)
+    except OSError as error:
+        Log().warning("no metrics and no health over HTTP; see --metrics-address", address=f"{host}:{port}", why=error)
+        return None
+    web.start()
+    return web
 
 
 def _warm_up() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from calico_node.server import BACKLOG
 
 PRIVATE_DIRECTORY, PRIVATE = 0o700, 0o177
+OTHERS_WRITE = 0o022
 
 
 class Unusable(Exception):
@@ -43,15 +44,15 @@ def listening(path: str) -> Iterator[socket.socket]:
 
 
 def _make_private(folder: str) -> None:
-    """Make the directory, or see that it is a private one of ours."""
+    """Make the directory, or see that it is one of ours, whose mode is left as it is: it may serve others, too."""
     os.makedirs(os.path.dirname(folder), mode=0o755, exist_ok=True)
     with suppress(FileExistsError):
         os.mkdir(folder, PRIVATE_DIRECTORY)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise Unusable(f"{folder} is no directory of user {os.geteuid()}, so its socket could be anybody's; remove it")
-    if found.st_mode & 0o077:
-        os.chmod(folder, PRIVATE_DIRECTORY)
+    if found.st_mode & OTHERS_WRITE:
+        raise Unusable(f"others may write in {folder}, so its socket could be anybody's; use a directory of its own")
 
 
 @contextmanager

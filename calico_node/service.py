@@ -103,9 +103,8 @@ class Service:
         began = time.perf_counter()
         world = _OneCall(self._shared, request, conversation, answer)
         code = skel.run(PLUGINS[request.plugin], {**self._env, **request.env}, io.BytesIO(request.stdin), answer, world)
-        stages = dict(world.laps)
-        if conversation:
-            stages["queue"] = max(0.0, time.monotonic() - conversation.asked - (time.perf_counter() - began))
+        queued = time.monotonic() - conversation.asked - (time.perf_counter() - began) if conversation else 0.0
+        stages = {"queue": max(0.0, queued), **world.laps}
         stages["total"] = sum(stages.values())
         error = _error(answer.getvalue()).get("code", 0) if code else 0
         self._observe(request.plugin, request.env.get("CNI_COMMAND", ""), int(error or code), stages)

@@ -7,6 +7,7 @@ import click
 from calicoctl.command import CONTEXT, EXIT_CODES, Commands, global_options
 from calicoctl.completion import completion
 from calicoctl.ipam.group import ipam
+from calicoctl.node.group import node
 from calicoctl.resources.commands import apply, create, delete, get, label, patch, replace, validate
 from calicoctl.version import version
 
@@ -15,6 +16,7 @@ Examples:
   calicoctl get ippools -o wide
   calicoctl apply -f pools.yaml
   calicoctl ipam show
+  calicoctl node status
   calicoctl -c ./calicoctl.cfg ipam show --show-blocks
   CALICO_DATASTORE_DIR=/srv/calico calicoctl ipam show --ip=10.244.64.2
 
@@ -41,7 +43,7 @@ def main() -> None:
     """Manage a Calico network: its pools, nodes and endpoints, and how it uses its addresses."""
 
 
-for command in (get, create, apply, replace, patch, label, delete, validate, ipam, version, completion):
+for command in (get, create, apply, replace, patch, label, delete, validate, ipam, node, version, completion):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 CONFIG = "calicoctl.config"
 LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
-ABSENT = ("node", "datastore", "cluster", "convert")  # Calico's commands that this release does not have
+ABSENT = ("datastore", "cluster", "convert")  # Calico's commands that this release does not have
 CONTEXT = {"max_content_width": 120, "help_option_names": ["-h", "--help"]}
 EXIT_CODES = """\b
 Exit codes:

@@ -195,7 +195,7 @@ def test_calicos_global_options_are_taken_everywhere(used: Place, options: list[
     assert used.misused("ipam", "show", "--log-level=loud")
 
 
-@pytest.mark.parametrize("command", ["node", "datastore", "cluster", "convert"])
+@pytest.mark.parametrize("command", ["datastore", "cluster", "convert"])
 def test_calicos_commands_that_are_not_here(place: Place, command: str) -> None:
     for rest in (["status"], [], ["--help"]):
         assert place.fails(command, *rest) == f"`calicoctl {command}` is not in this release\n"

@@ -1,4 +1,4 @@
-"""The name of the node that a command runs on."""
+"""`calicoctl node`: one module per command; and the name of the node that a command runs on."""
 
 from __future__ import annotations
 
