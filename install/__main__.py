@@ -10,7 +10,7 @@ import click
 
 from install import apply, plan, uninstall
 from install.errors import InstallError
-from install.settings import ENVIRONMENT, Flags, resolve
+from install.settings import ENVIRONMENT, LAUNCHER_CHOICES, Flags, resolve
 from install.tree import locate_packages
 
 TABLE = "\n".join(f"  {name:<24} {default:<27} {meaning}" for name, default, meaning in ENVIRONMENT)
@@ -32,6 +32,7 @@ Environment (variable, default, meaning); flags beat it:
 @click.option("--conf-dir", metavar="DIR", help="Directory of the configuration.  [default: /etc/cni/net.d]")
 @click.option("--prefix", metavar="DIR", help="Put everything, datastore and log too, beneath DIR.")
 @click.option("--python", metavar="FILE", help="Absolute path of the interpreter that runs the plugin (3.11 or later).")
+@click.option("--launcher", type=click.Choice(LAUNCHER_CHOICES), help="The native launcher, if any.  [default: auto]")
 @click.option("--uninstall", "remove", is_flag=True, help="Remove configuration, executables and library.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the summary.")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from install import files, tree
+from install import files, launcher, tree
 from install.errors import InstallError
 from install.report import Report
 from install.seed import seed_pools
-from install.trampoline import ENTRY_MODULES, tree_of
+from install.trampoline import tree_of
 
 if TYPE_CHECKING:
     from install.files import NewFile
@@ -29,8 +29,8 @@ def preview(plan: Plan) -> Report:
     if plan.settings.datastore_type == "file":
         report.add("create", f"the default pools in {plan.settings.datastore_dir}", "if it has none")
     _note_files(plan, {file for file in plan.files if not file.is_current()}, report)
-    if plan.old_conflist:
-        report.add("remove", plan.old_conflist)
+    for path in plan.outdated:
+        report.add("remove", path)
     return report
 
 
@@ -79,14 +79,14 @@ def _note_files(plan: Plan, changed: set[NewFile], report: Report) -> None:
 
 
 def _tidy(plan: Plan, report: Report) -> None:
-    """Remove the configuration under its old name and the trees nobody runs; what cannot be removed is a warning."""
-    if plan.old_conflist:
-        report.add("remove", plan.old_conflist)
-        files.remove(plan.old_conflist)
+    """Remove files that are not used any more and the trees nobody runs; a tree that cannot be removed is a warning."""
+    for path in plan.outdated:
+        report.add("remove", path)
+        files.remove(path)
     if not plan.tree:
         return
     library = plan.settings.layout.library
-    executables = (folder / name for folder in plan.settings.layout.bin_dirs for name in ENTRY_MODULES)
+    executables = launcher.places(plan.settings.layout.bin_dirs)
     in_use = {plan.tree.path.name, *filter(None, map(tree_of, executables))}
     try:
         for path in (*tree.leftovers(library), *tree.stale(library, in_use)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from install import chain, conflist, interpreter, trampoline, tree
+from install import chain, conflist, interpreter, launcher, trampoline, tree
 from install.errors import InstallError
 from install.files import EXECUTABLE, PRIVATE, NewFile, is_writable
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """The library tree (None when no executable of ours is to be written), the files, and what stays as it is."""
+    """The library tree (None when no executable of ours is to be written), the files, what stays, and what goes."""
 
     settings: Settings
     tree: Tree | None
     executables: tuple[NewFile, ...]
     kept: tuple[Path, ...]
     conflist: NewFile
+    former: tuple[Path, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -34,10 +35,10 @@ class Plan:
         return (*self.executables, self.conflist)
 
     @property
-    def old_conflist(self) -> Path | None:
-        """The configuration under its former name, if there is one to remove."""
+    def outdated(self) -> tuple[Path, ...]:
+        """What is to be removed: plugins whose launcher goes, and the configuration under its former name."""
         old = self.settings.layout.conf_dir / self.settings.old_conf_name
-        return old if old != self.settings.conflist and old.is_file() else None
+        return (*self.former, old) if old != self.settings.conflist and old.is_file() else self.former
 
 
 def make(settings: Settings, packages: Mapping[str, Path]) -> Plan:
@@ -46,7 +47,8 @@ def make(settings: Settings, packages: Mapping[str, Path]) -> Plan:
     warnings = _check_mounts(settings)
     ours = [folder / name for folder in settings.layout.bin_dirs for name in trampoline.ENTRY_MODULES]
     kept = () if settings.update else tuple(path for path in ours if path.is_file())
-    library, executables = _design([path for path in ours if path not in kept], settings, packages)
+    native, doubts = launcher.load(settings.launcher)
+    library, executables = _design(ours, kept, native, settings, packages)
     bin_dirs, more = _usable(settings.layout, executables)
     chained = chain.settle(network, bin_dirs, settings)
     return Plan(
@@ -55,18 +57,42 @@ def make(settings: Settings, packages: Mapping[str, Path]) -> Plan:
         executables=(*(file for file in executables if file.path.parent in bin_dirs), *chained.copies),
         kept=kept,
         conflist=NewFile(settings.conflist, conflist.serialize(chained.conflist), PRIVATE),
-        warnings=(*warnings, *more, *chained.warnings),
+        former=_former_fall_backs(ours, kept, native),
+        warnings=(*warnings, *doubts, *more, *chained.warnings),
     )
 
 
-def _design(paths: list[Path], settings: Settings, packages: Mapping[str, Path]) -> tuple[Tree | None, list[NewFile]]:
-    """Return the library tree and the executables at these paths that load it."""
-    if not paths:
+def _design(
+    ours: list[Path], kept: tuple[Path, ...], native: bytes | None, settings: Settings, packages: Mapping[str, Path]
+) -> tuple[Tree | None, list[NewFile]]:
+    """Return the executables to write, a launcher after its fall-back, and the library tree that the plugins load."""
+    plugins = {path: _plugin_place(path, path in kept, native) for path in ours}
+    if not any(plugins.values()):
         return None, []
     python = interpreter.examine(settings.python)
     library = tree.design(settings.layout, packages, python)
-    files = [NewFile(path, trampoline.render(path.name, python, library.destination), EXECUTABLE) for path in paths]
+    files = []
+    for path, place in plugins.items():
+        if place:
+            files.append(NewFile(place, trampoline.render(path.name, python, library.destination), EXECUTABLE))
+        if native and path not in kept:
+            files.append(NewFile(path, native, EXECUTABLE))
     return library, files
+
+
+def _plugin_place(path: Path, is_kept: bool, native: bytes | None) -> Path | None:
+    """Return where the Python plugin for this executable belongs; None when it has one that is kept."""
+    behind = launcher.fall_back(path)
+    if not is_kept:
+        return behind if native else path
+    return behind if launcher.is_launcher(path) and not behind.is_file() else None
+
+
+def _former_fall_backs(ours: list[Path], kept: tuple[Path, ...], native: bytes | None) -> tuple[Path, ...]:
+    """Return the plugins behind launchers that will not be there any more."""
+    alone = [path for path in ours if not (launcher.is_launcher(path) if path in kept else native)]
+    behind = [launcher.fall_back(path) for path in alone]
+    return tuple(path for path in behind if trampoline.tree_of(path) and is_writable(path.parent))
 
 
 def _usable(layout: Layout, executables: list[NewFile]) -> tuple[list[Path], list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import launcher
 from install import interpreter
 from install.errors import InstallError
 from install.files import is_writable
@@ -23,6 +24,7 @@ HOST_ROOT = Path("/host")  # where Calico's container images mount the host's di
 PLUGIN_SOURCES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's package; upstream's archive
 BIN_DIR, NET_DIR = "opt/cni/bin", "etc/cni/net.d"
 DATASTORE_DIR, LOG_FILE = "var/lib/calico/datastore", "var/log/calico/cni/cni.log"
+LAUNCHER_CHOICES = ("auto", "no")
 DATASTORE_TYPES = ("file", "etcdv3", "kubernetes")
 LARGEST_MTU = 65535
 LARGEST_LIMIT = 1_000_000
@@ -40,6 +42,7 @@ ENVIRONMENT = (
     ("SKIP_CNI_BINARIES", "", "comma list of chained executables not to copy"),
     ("UPDATE_CNI_BINARIES", "true", "false: keep the executables that are there"),
     ("CALICO_PYTHON", "(the one running)", "absolute path of the interpreter that runs the plugin"),
+    ("CALICO_LAUNCHER", "auto", "auto: the native launcher before the plugin if there is one; no: never"),
     ("DATASTORE_TYPE", "file", "file, etcdv3 or kubernetes"),
     ("CALICO_DATASTORE_DIR", "/var/lib/calico/datastore", "directory of the file datastore"),
     ("CALICO_IPV4POOL_CIDR", "192.168.0.0/16", "pool created when there is none; likewise _BLOCK_SIZE, _IPIP …"),
@@ -74,6 +77,7 @@ class Flags:
     conf_dir: str | None = None
     prefix: str | None = None
     python: str | None = None
+    launcher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Settings:
     update: bool
     sleep: bool
     python: str
+    launcher: Path | None
     datastore_type: str
     datastore_dir: Path
     placeholders: Mapping[str, str | int | bool]
@@ -133,6 +138,7 @@ def resolve(flags: Flags, environment: Mapping[str, str], host_root: Path = HOST
         update=_boolean(env, "UPDATE_CNI_BINARIES", default=True),
         sleep=_boolean(env, "SLEEP", default=layout.container),
         python=flags.python or env.get("CALICO_PYTHON") or interpreter.default_path(),
+        launcher=_launcher(flags.launcher or env.get("CALICO_LAUNCHER", "auto")),
         datastore_type=datastore_type,
         datastore_dir=datastore_dir,
         placeholders=_placeholders(env, layout, datastore_type, datastore_dir),
@@ -174,6 +180,13 @@ def _placeholders(
         "CNI_MTU": _number(env, "CNI_MTU", 0, LARGEST_MTU),
         "REQUIRE_MTU_FILE": _boolean(env, "REQUIRE_MTU_FILE", default=False),
     }
+
+
+def _launcher(choice: str) -> Path | None:
+    """Return where the launcher for this machine would be, None when none is wanted."""
+    if choice not in LAUNCHER_CHOICES:
+        raise InstallError(f"CALICO_LAUNCHER={choice!r} is not one of {', '.join(LAUNCHER_CHOICES)}")
+    return launcher.binary() if choice == "auto" else None
 
 
 def _node_name(env: Mapping[str, str]) -> str:

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from install import files, tree
+from install.launcher import is_ours, places
 from install.report import Report
-from install.trampoline import ENTRY_MODULES, tree_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +43,8 @@ def uninstall(settings: Settings, *, dry_run: bool) -> Report:
 
 def _doomed_files(settings: Settings, report: Report) -> list[Path]:
     """Return the files to remove, in order; those that are not ours are noted as kept."""
-    executables = [folder / name for folder in settings.layout.bin_dirs for name in ENTRY_MODULES]
-    present = [path for path in executables if path.is_file()]
-    foreign = [path for path in present if tree_of(path) is None]
+    present = [path for path in places(settings.layout.bin_dirs) if path.is_file()]
+    foreign = [path for path in present if not is_ours(path)]
     configuration = [settings.conflist] if settings.conflist.is_file() else []
     if foreign:
         for path in (*configuration, *foreign):
@@ -58,5 +57,5 @@ def _note_rest(settings: Settings, report: Report) -> None:
     if settings.datastore_type == "file" and settings.datastore_dir.is_dir():
         report.add("keep", settings.datastore_dir, "pools and addresses; remove it by hand when no pod is left")
     for folder in settings.layout.bin_dirs:
-        if folder.is_dir() and any(path.name not in ENTRY_MODULES for path in folder.iterdir()):
+        if folder.is_dir() and any(path not in places([folder]) for path in folder.iterdir()):
             report.add("keep", folder, "chained plugins")

@@ -16,7 +16,8 @@ from install import apply, plan, settings, tree, uninstall
 from install.report import Report
 
 COMMAND = [sys.executable, "-m", "install"]
-CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+# Without the launcher, which may be built or not: test_install_launcher.py is about it.
+CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "CALICO_LAUNCHER": "no"}
 UNSHARE = shutil.which("unshare") or "unshare"
 
 STUB_MAIN = """\
@@ -52,6 +53,15 @@ def fake_plugin(path: Path, versions: tuple[str, ...] = ("1.0.0", "1.1.0")) -> P
     return path
 
 
+def fake_launcher(path: Path, release: str = "1") -> Path:
+    """Make what passes for a launcher: it names the queue, answers VERSION, and else becomes the plugin behind it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n# {release} /var/lib/calico/cni/queue\n"
+                    '[ "$CNI_COMMAND" = VERSION ] && echo \'{"supportedVersions":[]}\' && exit\nexec "$0.py"\n')
+    path.chmod(0o755)
+    return path
+
+
 def snapshot(root: Path) -> dict[str, tuple[int, int, bytes | None]]:
     """Return mode, inode and content of everything below a directory, to see that nothing changed."""
     return {
@@ -71,6 +81,7 @@ class Machine:
     root: Path
     environment: dict[str, str] = field(default_factory=lambda: {"KUBERNETES_NODE_NAME": "node-1"})
     flags: settings.Flags | None = None
+    launcher: Path | None = None
 
     def __post_init__(self) -> None:
         """Make what is there before an installation."""
@@ -85,7 +96,7 @@ class Machine:
         """What install-cni makes of flags and environment here."""
         flags = self.flags or settings.Flags(prefix=str(self.prefix))
         found = settings.resolve(flags, self.environment, host_root=self.root / "host")
-        return replace(found, plugin_sources=(self.debian,))
+        return replace(found, plugin_sources=(self.debian,), launcher=self.launcher if found.launcher else None)
 
     @property
     def bin_dir(self) -> Path:
