@@ -1,44 +1,83 @@
 """After a reboot: addresses of pods of former boots are given back, once, before the first of this boot is given.
 
-No network namespace outlives a boot, so those pods are gone, whatever anybody else believes.
+No network namespace outlives a boot, so those pods are gone, whatever anybody else believes; and their records, which
+were not synced, may be in any state after a power cut (datastore/keys.py), and are set right.
 """
 
 from __future__ import annotations
 
 from cni_calico import node
+from datastore import open_store
+from datastore.api import Corrupt
 from datastore.frozen import replace
 from ipam import host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
     from cni_calico.skel import Call
     from datastore.api import Store
+
+    T = TypeVar("T")
 
 HOLD_SECONDS = 100.0  # one ADD does it for all that wait; a runtime gives each two minutes or more
 
 
-def once_a_boot(call: Call, store: Store) -> None:
-    """Reclaim what this node's former boots left, unless this boot has done so. Raises StoreError, CniError.
+def once_a_boot(call: Call, store: Store) -> bool:
+    """Set right what this node's former boots left, unless this boot has done so; tell whether anything was looked at.
 
-    What is interrupted, or does not come to its end because of a damaged record, is done again by the next ADD.
+    What is interrupted, or does not come to its end because of a damaged record, is done again by the next ADD. Raises
+    StoreError, CniError.
     """
     name, boot = node.name(call.conf), node.boot_id()
     if not boot or host.load(store, name)[0].boot == boot:
-        return
+        return False
     with store.hold("reclaim", HOLD_SECONDS):
-        if host.load(store, name)[0].boot != boot and _reclaim(call, store, name):
+        if host.load(store, name)[0].boot != boot and _recover(call, store, name):
             memory, revision = host.load(store, name)
             host.save(store, name, replace(memory, boot=boot), revision)
+    return True
 
 
-def _reclaim(call: Call, store: Store, name: str) -> bool:
-    """Reclaim, and tell whether nothing is left to do."""
-    from cni_calico.facts import one_by_one
+def recovering(verbs: Mapping[str, Callable[[Call], T]]) -> dict[str, Callable[[Call], T]]:
+    """Return the verbs, each carried out again when it meets a damaged record that `once_a_boot` may set right.
+
+    So what comes before the first ADD of a boot does not fail for what a power cut left; nobody else pays for it.
+    """
+    def twice(verb: Callable[[Call], T]) -> Callable[[Call], T]:
+        def carried_out(call: Call) -> T:
+            try:
+                return verb(call)
+            except Exception as error:
+                damaged = isinstance(error, Corrupt) or isinstance(error.__cause__, Corrupt)
+                if not damaged or not once_a_boot(call, _store_of(call)):
+                    raise
+            return verb(call)
+
+        return carried_out
+
+    return {name: twice(verb) for name, verb in verbs.items()}
+
+
+def _store_of(call: Call) -> Store:
+    return call.world.open_store(call.conf.datastore_type, call.conf.datastore_dir)
+
+
+def _recover(call: Call, store: Store, name: str) -> bool:
+    """Set right, and tell whether nothing is left to do."""
+    from cni_calico import facts
     from cni_calico.netlink import Socket
-    from ipam.audit.reclaim import reclaim
+    from ipam.audit.reclaim import recover
+    from ipam.audit.repair import Craft
 
+    lasting = open_store(call.conf.datastore_type, call.conf.datastore_dir)
+    craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
     with Socket() as kernel:
-        freed, finished = reclaim(store, one_by_one(name, kernel))
+        freed, finished = recover(store, lasting, lambda: facts.everything(name), craft,
+                                  lambda what: call.log.info("set right after the reboot", what=what),
+                                  facts.one_by_one(name, kernel))
     if freed:
         call.log.info("reclaimed what was left from before the reboot", addresses=",".join(map(str, freed)))
     return finished

@@ -11,11 +11,12 @@ from datastore.file import FileStore
 DEFAULT_DIR = "/var/lib/calico/datastore"
 
 
-def open_store(kind: str, directory: str) -> Store:
+def open_store(kind: str, directory: str, rebuilt: bool = False) -> Store:
     """Return the store that `datastore_type` names; nothing is created or locked yet.
 
+    rebuilt: whoever uses it sets right after a reboot what pods had, which therefore need not survive a power cut.
     Raises UnsupportedDatastore for the kinds that this release does not have.
     """
     if kind != "file":
         raise UnsupportedDatastore(kind)
-    return FileStore(directory)
+    return FileStore(directory, rebuilt=rebuilt)

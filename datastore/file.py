@@ -1,8 +1,9 @@
 """The embedded datastore: a file per record, one lock for all writers, no server.
 
 The file of key `/a/b/c` is `<root>/a/b/c.json` and holds `{"key":…,"revision":…,"value":…}`, where the value is
-Calico's own JSON. A write goes to a temporary file, is synced, and takes the place of the old file by rename, so a
-reader (who needs no lock) sees the old record or the new one, whole. Writers hold `<root>/.lock`, and the root itself.
+Calico's own JSON. A write goes to a temporary file and takes the place of the old file by rename, so a reader (who
+needs no lock) sees the old record or the new one, whole. Writers hold `<root>/.lock`, and the root itself. Before the
+rename the file is synced, after it the directory; what need not survive a power cut may do without (`rebuilt`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOTDIR
 from functools import lru_cache
 
-from datastore.api import Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
+from datastore import keys
+from datastore.api import Change, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
 from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
 from datastore.jsontext import dumps, loads
 from datastore.lock import directory_flock, flock, passing_flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from datastore.api import Change, Json
+    from datastore.api import Json
 
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
@@ -33,36 +35,47 @@ PLAIN_PATH = PLAIN | {"/"}
 
 
 class FileStore:
-    """A Store (datastore/api.py) in a directory, which is created 0700 at the first write."""
+    """A Store (datastore/api.py) in a directory, which is created 0700 at the first write.
 
-    def __init__(self, root: str, lock: Lock = flock, lock_seconds: float = LOCK_SECONDS) -> None:
+    rebuilt: what pods have is set right after a reboot, so only what outlives a boot is synced (datastore/keys.py).
+    """
+
+    def __init__(
+        self, root: str, lock: Lock = flock, lock_seconds: float = LOCK_SECONDS, rebuilt: bool = False
+    ) -> None:
         self.root = os.path.abspath(root)
         self._lock = lock
         self._lock_seconds = lock_seconds
         self._depth = 0
+        self._rebuilt = rebuilt
+        self._lasting: set[str] = set()  # of the records read, those that outlive a boot
 
     def get(self, key: str) -> Record:
         """Return the record at the key; raises Missing, Corrupt, Unwritable."""
-        return _decode(self.path(key), key, self._read(key))
+        record = _decode(self.path(key), key, self._read(key))
+        if self._rebuilt:
+            (self._lasting.add if keys.outlives_boot(key, record.value) else self._lasting.discard)(key)
+        return record
 
     def create(self, key: str, value: Json) -> Record:
         """Store a new record; raises Exists."""
         with self.exclusive():
             if os.path.lexists(self.path(key)):
                 raise Exists(f"{key} is already in the datastore {self.root}")
-            return self._write(Record(key, value, time.time_ns()))
+            return self._write(Record(key, value, time.time_ns()), self._lasts(Change(key, value, None)))
 
     def update(self, key: str, value: Json, revision: int) -> Record:
         """Replace the record that still has this revision; raises Conflict, Missing."""
         with self.exclusive():
             self._require(key, revision)
-            return self._write(Record(key, value, max(revision + 1, time.time_ns())))
+            new = Record(key, value, max(revision + 1, time.time_ns()))
+            return self._write(new, self._lasts(Change(key, value, revision)))
 
     def delete(self, key: str, revision: int) -> None:
         """Remove the record that still has this revision; raises Conflict, Missing."""
         with self.exclusive():
             self._require(key, revision)
-            self._unlink(self.path(key))
+            self._unlink(self.path(key), self._lasts(Change(key, None, revision)))
 
     def commit(self, *changes: Change) -> None:
         """Write several records in the order given, or none; raises Exists, Conflict, Missing.
@@ -75,12 +88,15 @@ class FileStore:
                     self._require(change.key, change.revision)
                 elif os.path.lexists(self.path(change.key)):
                     raise Exists(f"{change.key} is already in the datastore {self.root}")
+            lasts = self._lasts(*changes)
+            if lasts and len(changes) > 1:
+                self._settle(changes)
             for change in changes:
                 if change.value is None:
-                    self._unlink(self.path(change.key))
+                    self._unlink(self.path(change.key), lasts)
                 else:
                     revision = max((change.revision or 0) + 1, time.time_ns())
-                    self._write(Record(change.key, change.value, revision))
+                    self._write(Record(change.key, change.value, revision), lasts)
 
     def records(self, prefix: str) -> Iterator[Record]:
         """Yield every record below the prefix in key order; one removed meanwhile, and stray files, are left out."""
@@ -126,9 +142,9 @@ class FileStore:
             except OSError as error:
                 raise _unusable("keep", path, error) from error
             if value is None:
-                self._unlink(path)
+                self._unlink(path, lasts=True)
             else:
-                self._write(Record(torn.key, value, time.time_ns()))
+                self._write(Record(torn.key, value, time.time_ns()), lasts=True)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -209,10 +225,29 @@ class FileStore:
         except OSError as error:
             raise _unusable("read", path, error) from error
 
-    def _unlink(self, path: str) -> None:
+    def _lasts(self, *changes: Change) -> bool:
+        """Tell whether changes made together must survive a power cut: one of them must, or was of a record that must.
+
+        Whoever changes a record has read it from this store.
+        """
+        return not self._rebuilt or any(
+            change.key in self._lasting or keys.outlives_boot(change.key, change.value) for change in changes
+        )
+
+    def _settle(self, changes: Iterable[Change]) -> None:
+        """Make what is to be replaced durable as it is: what a later change replaces is whole when the first lasts."""
+        for path in (self.path(change.key) for change in changes if change.revision is not None):
+            try:
+                _sync(path)
+                _sync_directory(os.path.dirname(path))
+            except OSError as error:
+                raise _unusable("write", path, error) from error
+
+    def _unlink(self, path: str, lasts: bool) -> None:
         try:
             os.unlink(path)
-            _sync_directory(os.path.dirname(path))
+            if lasts:
+                _sync_directory(os.path.dirname(path))
         except OSError as error:
             raise _unusable("remove", path, error) from error
 
@@ -221,8 +256,8 @@ class FileStore:
         if not self._read(key).startswith(head) and self.get(key).revision != revision:
             raise Conflict(f"{key} has changed since it was read")
 
-    def _write(self, record: Record) -> Record:
-        """Put the record's file in place, whole and durable. The lock is held, so one temporary name is enough."""
+    def _write(self, record: Record, lasts: bool) -> Record:
+        """Put the record's file in place, whole, and durable if it lasts; one temporary name will do under the lock."""
         path, temporary = self.path(record.key), os.path.join(self.root, ".write")
         body = {"key": record.key, "revision": record.revision, "value": record.value}
         try:
@@ -230,11 +265,13 @@ class FileStore:
             fd = _open_new(temporary)
             try:
                 _write_all(fd, dumps(body))
-                os.fsync(fd)
+                if lasts:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
-            _sync_directory(os.path.dirname(path))
+            if lasts:
+                _sync_directory(os.path.dirname(path))
         except OSError as error:
             raise _unusable("write", path, error) from error
         return record
@@ -329,7 +366,11 @@ def _make_directory(path: str) -> None:
 
 
 def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path, os.O_DIRECTORY)
+
+
+def _sync(path: str, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:

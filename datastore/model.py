@@ -58,11 +58,12 @@ class Block:
 
 @frozen
 class Handle:
-    """How many addresses one owner holds in each block."""
+    """How many addresses one owner holds in each block. boot: the one that a pod ends with, empty for others (ours)."""
 
     handle_id: str
     blocks: Mapping[str, int]
     extra: Mapping[str, Any] = {}
+    boot: str = ""
 
 
 @frozen
@@ -140,13 +141,15 @@ def handle_of(record: Record) -> Handle:
     return read(record, lambda value: Handle(
         text(value.get("handleID") or record.key.rpartition("/")[2]),
         {text(cidr): count(held) for cidr, held in value["block"].items()},
-        others(value, "handleID", "block"),
+        others(value, "handleID", "block", "boot"),
+        text(value.get("boot") or ""),
     ))
 
 
 def handle_json(handle: Handle) -> Json:
     """Return a handle as Calico writes it."""
-    return {"deleted": False, **handle.extra, "handleID": handle.handle_id, "block": dict(handle.blocks)}
+    boot = {"boot": handle.boot} if handle.boot else {}
+    return {"deleted": False, **handle.extra, **boot, "handleID": handle.handle_id, "block": dict(handle.blocks)}
 
 
 def affinity_of(record: Record) -> Affinity:

@@ -250,7 +250,7 @@ def _take(
     updated = give(block, ordinals, Attribute(owner.handle_id, owner.attributes))
     given = [Assigned(cidr.address(at), cidr, owner.handle_id, block.sequence, requested) for at in ordinals]
     counted = count_change(handle_record(store, owner.handle_id), owner.handle_id, block.cidr,
-                           len(held_of(updated, owner.handle_id)))
+                           len(held_of(updated, owner.handle_id)), keys.boot_of(owner.attributes))
     written = Change(keys.block(cidr.family, block.cidr), block_json(updated), room.revision)
     try:
         store.commit(*filter(None, (counted, written)))

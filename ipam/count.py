@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datastore import keys
 from datastore.api import Change, Corrupt, Missing
+from datastore.frozen import replace
 from datastore.model import Handle, handle_json, handle_of
 from ipam.cidr import parse_cidr
 from ipam.errors import BadRequest
@@ -39,14 +40,18 @@ def handle_record(store: Store, handle_id: str) -> Record | None:
         return None
 
 
-def count_change(record: Record | None, handle_id: str, cidr: str, count: int) -> Change | None:
+def count_change(
+    record: Record | None, handle_id: str, cidr: str, count: int, boot: str | None = None
+) -> Change | None:
     """Return the write that makes the handle hold `count` addresses in the block; None only when it holds nothing yet.
 
     A handle that holds none at all is removed; one whose count is right is written all the same, so that another
     writer who has read it before fails. It must have been read before the block, if that is not written as well.
-    Raises Corrupt.
+    boot: the one that an owner who gets addresses ends with, empty for one who does not; a handle that anybody of those
+    has ends with none. Raises Corrupt.
     """
-    new = with_count(handle_of(record) if record else Handle(handle_id, {}), cidr, count)
+    old = handle_of(record) if record else Handle(handle_id, {}, boot=boot or "")
+    new = with_count(old if boot is None else replace(old, boot=boot if old.boot else ""), cidr, count)
     if record is None and not new.blocks:
         return None
     return Change(keys.handle(handle_id), handle_json(new) if new.blocks else None, record.revision if record else None)

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from datastore.api import Store
     from datastore.model import Attribute
     from datastore.resources import Endpoint
+    from ipam.audit.living import Living
     from ipam.audit.survey import Survey
     from ipam.handle import Owner
+
+
+NO_BOOT = "unknown"
 
 
 def gather(
@@ -42,7 +46,7 @@ def gather(
                 same = known is not None and known.handle == attribute.handle
                 owners[str(cidr)][at] = attribute_of(attribute.handle or "", known.owner if known and same else {},
                                                      attribute.owner)
-    handles = _handles(store, cidrs)
+    handles = _handles(store, found.living, cidrs)
     return {cidr: Evidence(owners[cidr], handles[cidr], _is_complete(found, cidr)) for cidr in cidrs}
 
 
@@ -57,7 +61,10 @@ def _of_wires(found: Survey) -> list[tuple[str, Attribute]]:
 def _of_endpoints(
     store: Store, found: Survey, owner_of: Callable[[Endpoint], Owner]
 ) -> list[tuple[str, Attribute]]:
-    """Return whose each recorded address is. One of this node is taken to be of this boot: the next one reclaims it."""
+    """Return whose each recorded address is. One of this node is taken to be of this boot: the next one reclaims it.
+
+    One of another node is of no boot that is known: that node reclaims it after a reboot, if it is not wired there.
+    """
     told = []
     for record in store.scan(keys.WORKLOAD_ENDPOINTS, told_before):
         endpoint = endpoint_of(record)
@@ -66,18 +73,20 @@ def _of_endpoints(
         owner = owner_of(endpoint)
         more = {"node": endpoint.node, "pod": endpoint.pod,
                 "namespace": endpoint.namespace if endpoint.pod else "",
-                BOOT: found.living.boot if endpoint.node == found.living.node else ""}
+                BOOT: found.living.boot if endpoint.node == found.living.node else NO_BOOT}
         told += [(address, attribute_of(owner.handle_id, owner.attributes, more)) for address in endpoint.addresses]
     return told
 
 
-def _handles(store: Store, cidrs: Collection[str]) -> dict[str, dict[str, int]]:
-    """Return for each block the handles that name it, and how many they say they hold."""
+def _handles(store: Store, living: Living, cidrs: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return for each block the handles that name it, and how many they say they hold; none of pods that are gone."""
     told: dict[str, dict[str, int]] = {cidr: {} for cidr in cidrs}
     for record in store.scan(keys.HANDLES, told_before):
         try:
             handle = handle_of(record)
         except Corrupt:
+            continue
+        if living.first and handle.boot not in ("", living.boot):
             continue
         for cidr in told.keys() & handle.blocks.keys():
             told[cidr][handle.handle_id] = handle.blocks[cidr]
@@ -85,7 +94,13 @@ def _handles(store: Store, cidrs: Collection[str]) -> dict[str, dict[str, int]]:
 
 
 def _is_complete(found: Survey, cidr: str) -> bool:
-    """Tell whether all that can have an address of the block is known: it is this node's, and no handle is damaged."""
+    """Tell whether all that can have an address of the block is known: it is this node's, and no handle is damaged.
+
+    Before the first address of a boot is given, damage hides nobody who lives, and whose address is no pod's is in
+    blocks that no power cut damages, with a handle that is as safe.
+    """
+    if found.living.first:
+        return True
     damaged = any(finding.kind == RECORD_UNREADABLE and "/handle/" in finding.subject for finding in found.findings)
     return node_of(found, cidr) == found.living.node and not damaged
 

@@ -37,7 +37,8 @@ class Living:
     """One node's own view: its name, its boot, and the network namespace that was looked at, with the links there.
 
     boot and netns are empty where they are not known; nothing can be proven then. `linked` tells whether an
-    allocation's attributes name a link that is there, by its name or its alias.
+    allocation's attributes name a link that is there, by its name or its alias. first: nothing has been given in this
+    boot yet, so that a damaged record, and a handle of another boot, is of pods that are gone.
     """
 
     node: str
@@ -45,6 +46,7 @@ class Living:
     netns: str
     linked: Callable[[Mapping[str, str]], bool]
     wires: tuple[Wire, ...] = ()
+    first: bool = False
 
 
 def identity(told: Mapping[str, str]) -> Identity:

@@ -19,7 +19,7 @@ from ipam.audit.affinities import claims_of, disagreement, state_of, states_in
 from ipam.audit.audit import audit, unwatched
 from ipam.audit.handles import count
 from ipam.audit.repair_block import repair_blocks
-from ipam.audit.survey import holder, read
+from ipam.audit.survey import holder, in_use, read
 from ipam.block import held_of, host_affinity
 from ipam.collect import collect
 
@@ -101,8 +101,15 @@ def _unread_handle(store: Store, found: Survey, handle_id: str, cidrs: Iterable[
     held = {cidr: len(held_of(block, handle_id)) for cidr, block in blocks.items() if block}
     held = {cidr: number for cidr, number in held.items() if number}
     if held and _is_damaged(store, key):
-        store.mend(Torn(key, "", ""), handle_json(Handle(handle_id, held)))
+        store.mend(Torn(key, "", ""), handle_json(_made(store, handle_id, held)))
         yield f"handle {handle_id} was made anew from {len(held)} blocks"
+
+
+def _made(store: Store, handle_id: str, held: Mapping[str, int]) -> Handle:
+    """Return a handle of what blocks hold for it, with the boot that all of them end with, if there is one."""
+    blocks = filter(None, (read(store, cidr) for cidr in held))
+    boots = {keys.boot_of(item.owner) for block in blocks for _, item, _ in in_use(block) if item.handle == handle_id}
+    return Handle(handle_id, held, boot=boots.pop() if len(boots) == 1 else "")
 
 
 def _is_damaged(store: Store, key: str) -> bool:
@@ -128,7 +135,7 @@ def _handle(store: Store, found: Survey, finding: Finding, craft: Craft) -> Iter
     key = keys.handle(told.handle_id)
     blocks = {**now.held, **{cidr: number for cidr, number in now.unclear.items() if number}}
     if now.revision is None and blocks:
-        store.create(key, handle_json(Handle(told.handle_id, blocks)))
+        store.create(key, handle_json(_made(store, told.handle_id, blocks)))
         yield f"handle {told.handle_id} was made"
     elif now.revision is not None and blocks:
         store.update(key, handle_json(replace(handle_of(store.get(key)), blocks=blocks)), now.revision)

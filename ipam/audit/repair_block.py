@@ -76,7 +76,8 @@ def _repair(
     if not trusted and affinity not in (None, ours):
         return  # its own node knows more: its wires
     missed = {at: owner for at, owner in evidence.owners.items() if not trusted or parsed.address(at) in strays}
-    evidence = Evidence(missed, evidence.handles, evidence.complete and affinity == ours)
+    complete = evidence.complete and (found.living.first or affinity == ours)
+    evidence = Evidence(missed, evidence.handles, complete)
     block = rebuilt(parsed, affinity, old.block, trusted, evidence, time.time_ns())
     if not old.there and empty(block, evidence):
         yield from _forget_claims(store, found, cidr)

@@ -85,6 +85,13 @@ class Disk:
         samples = [[dice.choice(choice) for choice in choices] for _ in range(limit - 2)]
         return [self._tree(picks) for picks in ([c[0] for c in choices], [c[-1] for c in choices], *samples)]
 
+    def singles(self) -> Iterator[Tree]:
+        """Yield what may be left where one file or name is as it was, and all others as a reader sees them."""
+        newest = [count - 1 for count in self._choices()]
+        for at, count in enumerate(newest):
+            for pick in range(count):
+                yield self._tree([*newest[:at], pick, *newest[at + 1 :]])
+
     def _choices(self) -> Iterator[int]:
         for node in self._nodes():
             if isinstance(node, File):

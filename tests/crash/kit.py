@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cni_calico import skel
-from cni_calico.node import boot_id
+from cni_calico.node import BOOT_ID, boot_id
 from datastore.file import FileStore
 from ipam.__main__ import CALICO_IPAM
 from ipam.audit.audit import audit
@@ -53,6 +54,13 @@ class Host:
     command: tuple[str, ...] = (sys.executable, "-m", "ipam")
     prefix: tuple[str, ...] = ()
     ipam: Json = field(default_factory=lambda: {"assign_ipv6": "true"})
+    boot: str = BOOT_ID  # the file that tells which boot it is in, for verbs in this process
+
+    def rebooted(self, number: int = 1) -> Host:
+        """Return the same host in another boot."""
+        told = self.datastore.parent / f"boot-{number}"
+        told.write_text(f"00000000-0000-0000-0000-{number:012}\n")
+        return replace(self, boot=str(told))
 
     def conf(self) -> bytes:
         ipam = {"type": "calico-ipam", **self.ipam}
@@ -75,7 +83,8 @@ class Host:
     def call(self, verb: str, container: str) -> Answer:
         """Carry out one verb in this process."""
         out = io.BytesIO()
-        code = skel.run(CALICO_IPAM, self.environment(verb, container), io.BytesIO(self.conf()), out)
+        with mock.patch("cni_calico.node.BOOT_ID", self.boot):
+            code = skel.run(CALICO_IPAM, self.environment(verb, container), io.BytesIO(self.conf()), out)
         return Answer(code, json.loads(out.getvalue() or "{}"))
 
     def start(self, verb: str, container: str, *prefix: str) -> subprocess.Popen[bytes]:
@@ -140,3 +149,33 @@ def recovers(host: Host, live: dict[str, str], in_flight: str) -> None:
     found = findings(datastore)
     assert [text for text in found if UNFINISHED not in text] == []
     assert subjects_of_audit(host) == {text.split()[1] for text in found}, found
+
+
+def starts_anew(host: Host, first: str, kept: dict[str, str], in_flight: str = "") -> None:
+    """Reboot after a power cut, and hold everybody to what must be true: every pod is gone, and nobody else.
+
+    `first` is the verb that comes first. `kept` are the addresses of who is no pod, with the holders; `in_flight` is
+    one who may have his by now, or still.
+    """
+    host = host.rebooted()
+    if first != "ADD":
+        assert host.call(first, "b" if first in ("DEL", "CHECK") else "").code == 0
+    given: list[str] = []
+    for container in ("next", "after", "a"):
+        given += host.call("ADD", container).addresses
+    assert len(set(given)) == 6
+    now = {address: holder for address, holder in held(host.datastore).items() if address not in given}
+    staying = {address: holder for address, holder in now.items() if holder != in_flight or address in kept}
+    assert staying == kept, (staying, kept)
+    assert_clean(host)
+    for container in ("next", "b", "after", "a"):
+        assert host.call("DEL", container).code == 0
+    assert held(host.datastore) == now
+    assert_clean(host)
+    assert host.call("STATUS", "").code == 0
+
+
+def assert_clean(host: Host) -> None:
+    """Require that neither reader finds anything wrong."""
+    wrong = findings(host.datastore), subjects_of_audit(host)
+    assert wrong == ([], set()), wrong

@@ -38,6 +38,8 @@ class Reading:
 
     def _records(self, directory: Path) -> Iterator[tuple[str, Json]]:
         for path in sorted(directory.rglob("*.json")):
+            if path.parent.name == ".damaged":
+                continue  # put aside, for a person to look at
             key = "/" + str(path.relative_to(directory)).removesuffix(".json")
             try:
                 body = json.loads(path.read_bytes())
@@ -114,5 +116,6 @@ def findings(directory: Path) -> list[str]:
 
 
 def held(directory: Path) -> dict[str, str]:
-    """Return address -> container, for every address in use."""
-    return {address: owner["secondary"]["container"] for address, owner in Reading(directory).addresses.items()}
+    """Return address -> container, or the handle of who is none, for every address in use."""
+    return {address: owner["secondary"].get("container", owner["handle_id"])
+            for address, owner in Reading(directory).addresses.items()}

@@ -83,7 +83,7 @@ def killed_at(host: Host, traced: Host, verb: str, container: str, live: dict[st
     assert f" {event.call}(" in last, (event, last)
     assert here.path in last, (event, last)
     assert "killed by SIGKILL" in end
-    assert not answer.body
+    assert not answer.body or "/.held/" in event.path  # that is let go behind the answer
     found = findings(mine.datastore)
     recovers(mine, live, container)
     shutil.rmtree(mine.datastore.parent)
@@ -93,7 +93,8 @@ def killed_at(host: Host, traced: Host, verb: str, container: str, live: dict[st
 def test_an_add_from_an_own_block(prepared: Host) -> None:
     killed = killed_everywhere(prepared, "ADD", "killed")
     assert killed.calls("rename") >= 3
-    assert {event.call for event in killed.events} >= {"openat", "flock", "write", "fsync", "close"}
+    assert {event.call for event in killed.events} >= {"openat", "flock", "write", "close"}
+    assert not killed.calls("fsync")
     assert TOO_MANY in killed.found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from datastore import keys
 from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Store, Torn, Unwritable
 from datastore.file import FileStore
 
@@ -321,3 +322,78 @@ def test_file_systems_without_a_size(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path], check=True)
     with pytest.raises(Unwritable, match="/proc"):
         FileStore("/proc/nowhere").check_writable()
+
+
+POD = {"handle_id": "net.c1", "secondary": {"boot": "b1", "container": "c1", "interface": "eth0"}}
+TUNNEL = {"handle_id": "vxlan-tunnel-addr-n1", "secondary": {"node": "n1", "boot": "b1"}}
+UPGRADED = {"handle_id": "net.c2", "secondary": {"boot": "b1", "container": "c2"}}
+BOOTLESS = {"handle_id": "net.c3", "secondary": {"boot": "", "container": "c3", "interface": "eth0"}}
+RESTING = {"handle_id": None, "secondary": {}, "releasedAt": "2026-08-01T00:00:00Z"}
+BLOCK = keys.block(4, "10.0.0.0/26")
+ENDPOINT = keys.workload_endpoint("default", "n1-cni-c1-eth0")
+
+
+def block(*owners: dict[str, object]) -> dict[str, object]:
+    return {"attributes": list(owners)}
+
+
+@pytest.mark.parametrize(("key", "value", "lasts"), [
+    (keys.ippool("p"), {}, True), (keys.ippool("p"), None, True), (keys.ipreservation("r"), {}, True),
+    (keys.IPAM_CONFIG, {}, True), (keys.node("n1"), {}, True), (keys.CLUSTER_INFORMATION, {}, True),
+    ("/calico/anything/else", {}, True),
+    (KEY, {}, False), (KEY, None, False), (keys.host("n1"), {}, False), (ENDPOINT, {}, False), (ENDPOINT, None, False),
+    (keys.affinity("n1", 4, "10.0.0.0/26"), {}, False), (keys.affinity("n1", 4, "10.0.0.0/26"), None, False),
+    (BLOCK, block(), False), (BLOCK, block(POD, RESTING), False), (BLOCK, block(POD, TUNNEL), True),
+    (BLOCK, block(UPGRADED), True), (BLOCK, block(BOOTLESS), True), (BLOCK, {}, True),
+    (BLOCK, {"attributes": [7]}, True), (BLOCK, None, True),
+])
+def test_what_outlives_a_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: dict[str, object] | None, lasts: bool
+) -> None:
+    """What people configured, and what is no pod's, is synced, file and directory; what pods have is not."""
+    FileStore(str(tmp_path)).create(key, block(POD))
+    store = FileStore(str(tmp_path), rebuilt=True)
+    record = store.get(key)
+    synced = record_syncs(monkeypatch)
+    if value is None:
+        store.delete(key, record.revision)
+    else:
+        store.update(key, value, record.revision)
+    folder = str(Path(store.path(key)).parent)
+    files = [] if value is None else [str(tmp_path / ".write")]
+    assert synced == ([*files, folder] if lasts else [])
+
+
+def record_syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that each file and directory will be added to when it is synced."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    return synced
+
+
+def test_all_of_a_commit_lasts_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is no pod has block and handle synced, given and taken back; and the block is durable before the handle."""
+    store = FileStore(str(tmp_path), rebuilt=True)
+    store.create(BLOCK, block(POD))
+    store.create(KEY, {})
+    path, folders = store.path(BLOCK), [str(Path(store.path(key)).parent) for key in (KEY, BLOCK)]
+    for owners in ((POD, TUNNEL), (POD,)):
+        read = store.get(BLOCK)
+        synced = record_syncs(monkeypatch)
+        store.commit(Change(KEY, {}, store.get(KEY).revision), Change(BLOCK, block(*owners), read.revision))
+        assert path in synced[:4]
+        assert synced[4:] == [str(tmp_path / ".write"), folders[0], str(tmp_path / ".write"), folders[1]]
+        monkeypatch.undo()
+    read = store.get(BLOCK)
+    synced = record_syncs(monkeypatch)
+    store.commit(Change(KEY, None, store.get(KEY).revision), Change(BLOCK, block(POD, POD), read.revision))
+    assert synced == []
+
+
+def test_every_write_of_another_store_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sets nothing right after a reboot, as calicoctl, has all that is written synced."""
+    store = FileStore(str(tmp_path))
+    store.create(KEY, {})
+    synced = record_syncs(monkeypatch)
+    store.update(KEY, {}, store.get(KEY).revision)
+    assert synced == [str(tmp_path / ".write"), str(Path(store.path(KEY)).parent)]
