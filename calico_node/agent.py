@@ -23,6 +23,7 @@ from calico_node.service import Service
 from calico_node.warm import Shared
 from calico_node.web import Web
 from calico_node.workers import Workers
+from cni_calico import netns
 from cni_calico.log import Log
 from cni_calico.version import VERSION
 from datastore.api import Store
@@ -38,7 +39,7 @@ class Agent:
 
     def __init__(self, listener: socket.socket, queue: str, started: Callable[[], float] = time.time) -> None:
         self._began, self._started = time.monotonic(), started()
-        self._workers = Workers()
+        self._workers = Workers(_at_home())
         self._shared = Shared(self._workers)
         self._latencies = Latencies()
         self.metrics = Metrics(self._sources(), self._latencies)
@@ -144,6 +145,12 @@ def _web(agent: Agent, host: str, port: int) -> Web | None:
         return None
     web.start()
     return web
+
+
+def _at_home() -> Callable[[], bool]:
+    """Return what tells whether a thread is in the network namespace that this one is in: it may fail to come back."""
+    home = netns.own_identity()
+    return lambda: netns.own_identity() == home
 
 
 def _warm_up() -> None:

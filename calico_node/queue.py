@@ -7,17 +7,17 @@ import stat
 from collections.abc import Callable
 
 from calico_node.protocol import END, Inbox, ProtocolError, Request, request_of
+from cni_calico.errors import INVALID_ENVIRONMENT
 from cni_calico.log import Log
-from cni_calico.world import Declined
 
 SUFFIX = ".del"
 MOST_BYTES = 1 << 20
 
 
 class DelQueue:
-    """The directory of queued DELs; `carry_out` does one and returns why it failed, empty when it did not."""
+    """The directory of queued DELs; `carry_out` does one and returns its error's code and text, 0 for success."""
 
-    def __init__(self, folder: str, carry_out: Callable[[Request], str]) -> None:
+    def __init__(self, folder: str, carry_out: Callable[[Request], tuple[int, str]]) -> None:
         self._folder, self._carry_out = folder, carry_out
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class DelQueue:
                 why = self._drain(path)
             except FileNotFoundError:
                 continue  # the launcher that queued it got an agent after all
-            except (OSError, ProtocolError, Declined) as error:
+            except Exception as error:  # of any kind: no file may keep the agent from serving ADDs
                 why = str(error) or type(error).__name__
             if why:
                 left += 1
@@ -44,10 +44,13 @@ class DelQueue:
         request = _read(path)
         if request.env.get("CNI_COMMAND") != "DEL":
             return "it is no DEL"
-        why = self._carry_out(request)
-        if not why:
-            os.unlink(path)
-        return why
+        code, why = self._carry_out(request)
+        if code == INVALID_ENVIRONMENT:
+            Log().warning("a queued DEL that no attachment can have is dropped", file=path, why=why)
+        elif code:
+            return why
+        os.unlink(path)
+        return ""
 
     def _names(self) -> list[str]:
         try:

@@ -93,10 +93,13 @@ class Service:
         if not was_sent:
             conversation.say(protocol.result(code, stdout))
 
-    def carry_out(self, request: Request) -> str:
-        """Carry out a request that nobody waits for; return the error's text, empty for success. Raises Declined."""
+    def carry_out(self, request: Request) -> tuple[int, str]:
+        """Carry out what nobody waits for; return its error's code and text, 0 for success. Raises Declined."""
+        if request.plugin not in PLUGINS:
+            raise Declined(f"plugin {request.plugin!r} is not one that the agent serves")
         code, stdout, _ = self._run(request, None)
-        return str(_error(stdout).get("msg")) if code else ""
+        error = _error(stdout) if code else {}
+        return int(error.get("code", code)), str(error.get("msg", ""))
 
     def _run(self, request: Request, conversation: Conversation | None) -> tuple[int, bytes, bool]:
         answer = _Answer(conversation, self._shared.workers.idling)

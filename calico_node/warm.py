@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 from calico_node.together import Together
 from calico_node.workers import Workers
-from cni_calico import netns
+from cni_calico import netns, node
 from cni_calico.config import OUR_IPAM
 from cni_calico.netlink import Refusal, Socket
 from cni_calico.skel import Call
@@ -41,12 +41,13 @@ class Shared:
         self._locks: dict[str, Lock] = {}
         self._lots: dict[tuple[str, bool], Together[Step, Any]] = {}
         self._latest = DEFAULT_DIR
+        self._rebuilt = bool(node.boot_id())
         self.delete_link = Together(_delete_links, MOST_LINKS, workers.idling)
 
     def store(self, folder: str) -> FileStore:
         """Return the store in a directory, for one thread."""
         self._latest = folder
-        return FileStore(folder, self._in_turn)
+        return FileStore(folder, self._in_turn, rebuilt=self._rebuilt)
 
     def latest_store(self) -> FileStore:
         """Return the store that the latest request used, or would use by default."""

@@ -35,9 +35,13 @@ class _Thread:
 
 
 class Workers:
-    """A pool of threads that run in turns. A job that waits says so (`idling`), and another has its turn meanwhile."""
+    """A pool of threads that run in turns. A job that waits says so (`idling`), and another has its turn meanwhile.
 
-    def __init__(self) -> None:
+    is_fit: tells, in a thread that has done a job, whether it may do another.
+    """
+
+    def __init__(self, is_fit: Callable[[], bool] = lambda: True) -> None:
+        self._is_fit = is_fit
         self._lock = Lock()
         self._jobs: deque[Job] = deque()
         self._resuming: deque[_Thread] = deque()
@@ -139,12 +143,13 @@ class Workers:
         except Exception:  # a bug: the request is given up, the thread is not
             stderr(traceback.format_exc())
         thread.job = _nothing  # it holds on to no request
+        is_fit = self._is_fit()
         with self._lock:
             del self._running[thread]
-            is_spare = len(self._idle) >= SPARE_THREADS
-            if is_spare:
+            is_over = not is_fit or len(self._idle) >= SPARE_THREADS
+            if is_over:
                 self._threads -= 1
             else:
                 self._idle.append(thread)
             self._give_turns()
-        return not is_spare
+        return not is_over

@@ -21,25 +21,20 @@
 
 #ifndef DEADLINE_MS /* tests build one that gives up sooner */
 #define DEADLINE_MS 100000
-#define WRITE_MS 20000 /* for the answer; the agent waits a little longer for TAKEN */
 #endif
 #define VERSIONS "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":" \
     "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
 #define LATE "time is up; try again, and see what 'calicoctl node status' says about the agent"
-#define ALPHANUMERIC "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-#define SIGNS "_.-!\"#$%&'()*+,;<=>?@[\\]^`{|}~"
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the protocol's numbers are copied as they are");
 
 enum { LOST, PLUGIN, ENV, STDIN, NO_NETNS, HOST_NETNS, END, TAKEN, RESULT = 18, DECLINED };
-enum { PROTOCOL = 1, CHUNK = 32 << 10, SILENCE_MS = 2000, RETRY_MS = 10, DRAIN_MS = 50 };
-enum { MOST_BYTES = 64 << 20, MOST_FRAMES = 4095, MOST_QUEUED = 4096, MOST_QUEUED_BYTES = 1 << 20, PAGE = 4096 };
-enum { BAD_ENVIRONMENT = 4, IO_FAILURE = 5, TRY_AGAIN = 11 }; /* CNI error codes */
+enum { PROTOCOL = 1, SILENCE_MS = 2000, RETRY_MS = 10, BAD_ENVIRONMENT = 4, IO_FAILURE = 5, TRY_AGAIN = 11 };
+enum { MOST_BYTES = 8 << 20, MOST_QUEUED = 4096, MOST_QUEUED_BYTES = 1 << 20, PAGE = 4096 };
 
 static int64_t deadline;
 static const char *name = "calico", *python; /* which of the two executables this is; the plugin to become */
-static struct buffer { char *data; size_t room; } request, answer; /* PLUGIN to END; a payload */
+static char request[MOST_BYTES], answer[MOST_BYTES]; /* PLUGIN to END; a payload. Memory comes as it is used. */
 static size_t size, stdin_at, stdin_size, answer_size;
-static int netns = -1, frames;
+static int netns = -1;
 
 static int64_t now_ms(void) {
     struct timespec now;
@@ -57,7 +52,6 @@ static bool await(int fd, short events, int64_t until) {
 }
 
 static bool is_passing(void) { return errno == EINTR || errno == EAGAIN; }
-
 static bool put(int fd, const char *data, size_t left) {
     if (fd == STDOUT_FILENO) signal(SIGPIPE, SIG_IGN); /* nothing is exec'd any more */
     while (left) {
@@ -71,11 +65,9 @@ static bool put(int fd, const char *data, size_t left) {
 
 /* Answer with a CNI error; nothing of the environment is in it. */
 static _Noreturn void fail(int code, const char *msg, int error) {
-    char text[PAGE];
     const char *reason = error == ENOENT ? "absent" : strerror(error); /* go-cni takes ENOENT's own words for success */
-    int length = snprintf(text, sizeof text, "{\"cniVersion\":\"1.1.0\",\"code\":%d,\"msg\":\"%s\","
-                          "\"details\":\"%s\"}\n", code, msg, reason);
-    put(STDOUT_FILENO, text, (size_t)length);
+    signal(SIGPIPE, SIG_IGN);
+    dprintf(1, "{\"cniVersion\":\"1.1.0\",\"code\":%d,\"msg\":\"%s\",\"details\":\"%s\"}\n", code, msg, reason);
     _exit(1);
 }
 
@@ -84,18 +76,10 @@ static const char *setting(const char *variable, const char *otherwise) {
     return value && *value ? value : otherwise;
 }
 
-static void make_room(struct buffer *in, size_t needed) {
-    if (needed <= in->room) return;
-    in->room = needed * 2;
-    in->data = realloc(in->data, in->room);
-    if (!in->data) fail(TRY_AGAIN, "memory is short: free some, then try again", ENOMEM);
-}
-
 static void add_frame(uint32_t kind, const void *payload, size_t length) {
-    if (++frames > MOST_FRAMES) fail(BAD_ENVIRONMENT, "too many variables CNI_* and CALICO_*: unset some", E2BIG);
-    make_room(&request, size + 8 + length);
-    memcpy(request.data + size, (uint32_t[]){kind, (uint32_t)length}, 8);
-    memcpy(request.data + size + 8, payload, length);
+    if (length > MOST_BYTES - PAGE - size) fail(BAD_ENVIRONMENT, "too many variables are set: unset some", E2BIG);
+    memcpy(request + size, (uint32_t[]){kind, (uint32_t)length}, 8);
+    memcpy(request + size + 8, payload, length);
     size += 8 + length;
 }
 
@@ -103,7 +87,7 @@ static void add_frame(uint32_t kind, const void *payload, size_t length) {
 static bool make_request(void) {
     struct stat host;
     const char *path = setting("CNI_NETNS", NULL);
-    size = 0, frames = 0;
+    size = 0;
     add_frame(PLUGIN, name, strlen(name));
     for (char **variable = environ; *variable; variable++)
         if (!strncmp(*variable, "CNI_", 4) || !strncmp(*variable, "CALICO_", 7))
@@ -112,17 +96,16 @@ static bool make_request(void) {
         add_frame(NO_NETNS, &(uint32_t){(uint32_t)errno}, 4);
     if (!stat("/proc/self/ns/net", &host)) add_frame(HOST_NETNS, (uint64_t[]){host.st_dev, host.st_ino}, 16);
     add_frame(STDIN, "", 0);
-    size_t begin = size;
-    for (ssize_t n = 1; n && size < MOST_BYTES;) {
-        make_room(&request, size + CHUNK);
+    size_t begin = size, most = MOST_BYTES - PAGE;
+    for (ssize_t n = 1; n && size < most;) {
         if (!await(STDIN_FILENO, POLLIN, deadline)) fail(TRY_AGAIN, LATE, ETIMEDOUT);
-        n = read(STDIN_FILENO, request.data + size, CHUNK);
+        n = read(STDIN_FILENO, request + size, most - size);
         if (n < 0 && !is_passing()) return false;
         if (n > 0) size += (size_t)n;
     }
-    if (size > MOST_BYTES - PAGE) fail(IO_FAILURE, "more than 64 MiB came on stdin, a configuration is shorter", EFBIG);
+    if (size >= most) fail(IO_FAILURE, "more than 8 MiB came on stdin, a configuration is shorter", EFBIG);
     stdin_at = begin, stdin_size = size - begin;
-    memcpy(request.data + stdin_at - 4, &(uint32_t){(uint32_t)stdin_size}, 4);
+    memcpy(request + stdin_at - 4, &(uint32_t){(uint32_t)stdin_size}, 4);
     add_frame(END, &(uint32_t){PROTOCOL}, 4);
     return true;
 }
@@ -162,7 +145,7 @@ static uint32_t converse(int fd) {
     struct { size_t length; int level, type, fd; } passed = {CMSG_LEN(sizeof netns), SOL_SOCKET, SCM_RIGHTS, netns};
     uint32_t header[2]; /* kind, length */
     for (size_t sent = 0; sent < size;) {
-        struct msghdr message = {.msg_iov = &(struct iovec){request.data + sent, size - sent}, .msg_iovlen = 1};
+        struct msghdr message = {.msg_iov = &(struct iovec){request + sent, size - sent}, .msg_iovlen = 1};
         if (!sent && netns >= 0) message.msg_control = &passed, message.msg_controllen = sizeof passed;
         ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
         if (n >= 0) sent += (size_t)n;
@@ -170,67 +153,54 @@ static uint32_t converse(int fd) {
         else if (!await(fd, POLLOUT, now_ms() + SILENCE_MS)) return LOST;
     }
     while (take(fd, header, sizeof header, 0) && (answer_size = header[1]) <= MOST_BYTES) {
-        make_room(&answer, answer_size);
-        if (!take(fd, answer.data, answer_size, 0)) break;
+        if (!take(fd, answer, answer_size, 0)) break;
         if (header[0] == DECLINED || (header[0] == RESULT && answer_size >= 4)) return header[0];
     }
     return LOST;
 }
 
-/* Hand the answer on; what cannot be handed on is not TAKEN. */
-static _Noreturn void finish(int fd) {
-    uint32_t code;
-    memcpy(&code, answer.data, 4);
-    if (deadline > now_ms() + WRITE_MS) deadline = now_ms() + WRITE_MS;
-    if (!put(STDOUT_FILENO, answer.data + 4, answer_size - 4)) _exit(1);
+static _Noreturn void finish(int fd) { /* by handing the answer on; what cannot be handed on is not TAKEN */
+    int64_t limit = now_ms() + DEADLINE_MS / 5; /* the agent waits a little longer for TAKEN */
+    deadline = deadline < limit ? deadline : limit;
+    if (!put(STDOUT_FILENO, answer + 4, answer_size - 4) || now_ms() >= deadline) _exit(1);
     send(fd, (uint32_t[]){TAKEN, 0}, 8, MSG_NOSIGNAL | MSG_DONTWAIT);
-    _exit(code < 256 ? (int)code : 1);
+    _exit(memcmp(answer + 1, "\0\0\0", 3) ? 1 : answer[0]); /* no exit code has more than a byte */
 }
 
-/* Exec the Python plugin, stdin as if nobody had read it; return, errno saying why, only when that cannot be done. */
-static void become_python(char **arguments, bool is_agent_lost) {
+static void become_python(char **arguments, bool is_agent_lost) { /* stdin as if unread; returns if it fails */
     if (is_agent_lost && setenv("CALICO_AGENT_LOST", "1", 1)) return;
     if (stdin_at) {
         int again = memfd_create("stdin", MFD_CLOEXEC);
-        if (again < 0 || !put(again, request.data + stdin_at, stdin_size)) return;
+        if (again < 0 || !put(again, request + stdin_at, stdin_size)) return;
         if (lseek(again, 0, SEEK_SET) || dup2(again, STDIN_FILENO) < 0) return;
     }
     execv(python, arguments);
 }
 
-/* Write the request into the folder, whole or not at all; return 0, or why not. */
-static int save(int folder, const char *file) {
+static int save(int folder, const char *file) { /* the request, whole or not at all; returns 0, or why not */
     char half[32];
     snprintf(half, sizeof half, ".%ld.tmp", (long)getpid());
     int fd = openat(folder, half, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd >= 0 && put(fd, request.data, size) && !fsync(fd) && !renameat(folder, half, folder, file) && !fsync(folder))
+    if (fd >= 0 && put(fd, request, size) && !fsync(fd) && !renameat(folder, half, folder, file) && !fsync(folder))
         return 0;
     int why = errno;
     unlinkat(folder, half, 0);
     return why;
 }
 
-static uint64_t hashed(uint64_t hash, const char *data, size_t length) { /* FNV-1a */
-    while (length--) hash = (hash ^ (unsigned char)*data++) * 1099511628211u;
-    return hash;
-}
-
-/* Name the file of this DEL, after identifiers that are as cni_calico/args.py wants them. */
+/* Name a DEL's file after the FNV-1a hash of whose it is: nothing of the environment comes into a path. */
 static void name_file(char *file, size_t room) {
-    const char *id = setting("CNI_CONTAINERID", ""), *ifname = setting("CNI_IFNAME", "");
-    if (!strspn(id, ALPHANUMERIC) || id[strspn(id, ALPHANUMERIC "_.-")] || strlen(id) > 230)
-        fail(BAD_ENVIRONMENT, "CNI_CONTAINERID is missing or invalid", EINVAL);
-    if (!ifname[strspn(ifname, ".")] || ifname[strspn(ifname, ALPHANUMERIC SIGNS)] || strlen(ifname) > 15)
-        fail(BAD_ENVIRONMENT, "CNI_IFNAME is missing or invalid", EINVAL);
-    uint64_t hash = hashed(14695981039346656037u, name, strlen(name) + 1);
-    hash = hashed(hashed(hash, id, strlen(id) + 1), ifname, strlen(ifname) + 1);
-    hash = hashed(hash, request.data + stdin_at, stdin_size);
-    snprintf(file, room, "%s-%s-%016llx.del", id, ifname, (unsigned long long)hash);
+    const char *whose[] = {name, setting("CNI_CONTAINERID", ""), setting("CNI_IFNAME", ""), request + stdin_at};
+    size_t lengths[] = {strlen(whose[0]) + 1, strlen(whose[1]) + 1, strlen(whose[2]) + 1, stdin_size};
+    uint64_t hash = 14695981039346656037u;
+    if (!*whose[1] || !*whose[2]) fail(BAD_ENVIRONMENT, "CNI_CONTAINERID or CNI_IFNAME is missing", EINVAL);
+    for (int i = 0; i < 4; i++)
+        for (size_t at = 0; at < lengths[i]; at++) hash = (hash ^ (unsigned char)whose[i][at]) * 1099511628211u;
+    snprintf(file, room, "%016llx.del", (unsigned long long)hash);
 }
 
-/* Leave the DEL to the agent that comes next. */
 static _Noreturn void queue(void) {
-    char file[300], *path = strdup(setting("CALICO_CNI_QUEUE", "/var/lib/calico/cni/queue"));
+    char file[32], *path = strdup(setting("CALICO_CNI_QUEUE", "/var/lib/calico/cni/queue"));
     int others = 0, why, fd;
     if (!stdin_at && !make_request()) fail(IO_FAILURE, "stdin with the network configuration cannot be read", errno);
     name_file(file, sizeof file);
@@ -243,32 +213,21 @@ static _Noreturn void queue(void) {
     if (!folder) fail(TRY_AGAIN, "the queue for DELs cannot be opened; start the agent", errno);
     for (struct dirent *entry; (entry = readdir(folder));)
         others += entry->d_name[0] != '.' && strcmp(entry->d_name, file);
-    if (size > MOST_QUEUED_BYTES || others >= MOST_QUEUED)
-        fail(TRY_AGAIN, "the queue has no room for this DEL; start the agent", E2BIG);
+    if (size > MOST_QUEUED_BYTES || others >= MOST_QUEUED) fail(TRY_AGAIN, "the queue is full; start the agent", E2BIG);
     if ((why = save(dirfd(folder), file))) fail(TRY_AGAIN, "the DEL could not be queued; start the agent", why);
     /* An agent that has come up meanwhile may have looked too early. */
     if ((fd = reach_agent()) < 0 || converse(fd) != RESULT) _exit(0);
-    if (!memcmp(answer.data, "\0\0\0\0", 4)) unlinkat(dirfd(folder), file, 0);
+    if (!memcmp(answer, "\0\0\0\0", 4)) unlinkat(dirfd(folder), file, 0);
     finish(fd);
 }
 
-/* Have the agent do it; where it does not, return whether it was lost while it might have. */
-static bool ask_agent(void) {
+static bool ask_agent(void) { /* returns, if at all, whether the agent was lost while it might have done it */
     int fd = reach_agent();
-    if (fd < 0) return false;
-    uint32_t said = make_request() ? converse(fd) : DECLINED;
+    uint32_t said = fd >= 0 && make_request() ? converse(fd) : DECLINED;
     if (said == RESULT) finish(fd);
     if (now_ms() >= deadline) fail(TRY_AGAIN, LATE, ETIMEDOUT);
     close(fd);
     return said == LOST;
-}
-
-/* Tell the versions, and hear out whoever still writes to stdin. */
-static _Noreturn void tell_versions(void) {
-    bool told = put(STDOUT_FILENO, VERSIONS, sizeof VERSIONS - 1);
-    make_room(&request, CHUNK);
-    while (await(STDIN_FILENO, POLLIN, now_ms() + DRAIN_MS) && read(STDIN_FILENO, request.data, CHUNK) > 0) {}
-    _exit(!told);
 }
 
 int main(int argc, char **argv) {
@@ -284,9 +243,8 @@ int main(int argc, char **argv) {
     python = setting("CALICO_PYTHON_PLUGIN", beside);
     if (strcmp(base, "calico") && strcmp(base, "calico-ipam")) base = program_invocation_short_name;
     if (!strcmp(base, "calico-ipam")) name = base;
-    if (!strcmp(command, "VERSION")) tell_versions();
+    if (!strcmp(command, "VERSION")) _exit(!put(STDOUT_FILENO, VERSIONS, sizeof VERSIONS - 1));
     become_python(argv, *command && ask_agent());
-    int why = errno;
     if (!strcmp(command, "DEL")) queue();
-    fail(TRY_AGAIN, "no agent answers, and the Python plugin cannot be run: start the agent, or run install-cni", why);
+    fail(TRY_AGAIN, "no agent answers, and there is no Python plugin to run: run install-cni", errno);
 }

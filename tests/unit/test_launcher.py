@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ from cni_calico.skel import run as run_skel
 from .launcher_kit import BUILDS, HURRIED_WRITE, HURRY, PATIENCE, Host, Line, agent, build
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler (apt-get install gcc libc6-dev)")
-BIG = bytes(range(256)) * (8 << 12)  # 8 MiB, more than any socket buffer holds
+BIG = bytes(range(256)) * (8 << 11)  # 4 MiB, more than any socket buffer holds
 
 
 @pytest.fixture(scope="module", params=BUILDS)
@@ -589,14 +590,6 @@ def test_stdin_without_end(host: Host) -> None:
     assert (done.returncode, error_of(done.stdout)) == (1, 5)
 
 
-def test_too_many_variables(host: Host) -> None:
-    """The request that would result is not sent."""
-    host.more = {f"CNI_{number}": "" for number in range(4096)}
-    with agent(host.socket, greets):
-        done = host.run()
-    assert (done.returncode, error_of(done.stdout)) == (1, 4)
-
-
 # VERSION.
 
 class Answer:
@@ -612,7 +605,7 @@ class Answer:
 
 @pytest.mark.parametrize("stdin", [b"", b'{"cniVersion":"1.1.0"}', BIG[:65536]])
 def test_version(stdin: bytes, host: Host) -> None:
-    """To the byte what the Python plugin says, without agent and plugin, and its writer is heard out."""
+    """To the byte what the Python plugin says, without agent and plugin."""
     answer = Answer()
     run_skel(CALICO, {"CNI_COMMAND": "VERSION"}, None, answer)
     host.command = "VERSION"
@@ -716,7 +709,7 @@ def test_queued(name: str, script: Callable[[Line], object] | None, bare: Host) 
         done = bare.run(b"config", umask=0)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     (file,) = bare.queue.iterdir()
-    assert file.name == f"a_B.c-9-eth0-{fnv(name.encode(), b'a_B.c-9', b'eth0', b'config')}.del"
+    assert file.name == f"{fnv(name.encode(), b'a_B.c-9', b'eth0', b'config')}.del"
     assert (stat.S_IMODE(bare.queue.stat().st_mode), stat.S_IMODE(file.stat().st_mode)) == (0o700, 0o600)
     frames = list(protocol.Inbox().feed(file.read_bytes()))
     assert (frames[0][0], frames[-1][0]) == (protocol.PLUGIN, protocol.END)
@@ -746,7 +739,7 @@ def test_queue_is_bounded(bare: Host) -> None:
     """What is in it may be queued again, what is new may not; nor may what is too long."""
     assert bare.run().returncode == 0
     for number in range(4095):
-        (bare.queue / f"x-eth0-{number:016x}.del").touch()
+        (bare.queue / f"{number:016x}.del").touch()
     assert bare.run().returncode == 0
     bare.more = {"CNI_CONTAINERID": "another"}
     done = bare.run()
@@ -756,34 +749,29 @@ def test_queue_is_bounded(bare: Host) -> None:
 
 def test_request_too_long_for_the_queue(bare: Host) -> None:
     """One MiB."""
-    done = bare.run(BIG)
+    done = bare.run(BIG[: 1 << 20])
     assert (done.returncode, error_of(done.stdout)) == (1, 11)
     assert list(bare.queue.iterdir()) == []
 
 
-@pytest.mark.parametrize("container_id", ["", "..", "../x", "a/b", "-a", ".a", "a b", "a\n", "\u00e4", "x" * 231, '"'])
-def test_hostile_container_id(container_id: str, bare: Host) -> None:
-    """It does not become part of a path."""
-    bare.more = {"CNI_CONTAINERID": container_id}
+@pytest.mark.parametrize("variable", ["CNI_CONTAINERID", "CNI_IFNAME"])
+def test_nobody_s_del(variable: str, bare: Host) -> None:
+    """What names no attachment is not queued."""
+    bare.more = {variable: ""}
     done = bare.run()
     assert (done.returncode, error_of(done.stdout)) == (1, 4)
-    assert not bare.queue.exists()
+    assert not list(bare.root.rglob("*.del"))
 
 
-@pytest.mark.parametrize("ifname", ["", ".", "..", "../../x", "a/b", "a:b", "a b", "a\tb", "\x7f", "\u2003", "x" * 16])
-def test_hostile_interface(ifname: str, bare: Host) -> None:
-    """Nor does this."""
-    bare.more = {"CNI_IFNAME": ifname}
-    done = bare.run()
-    assert (done.returncode, error_of(done.stdout)) == (1, 4)
-    assert not bare.queue.exists()
-
-
-@pytest.mark.parametrize("ifname", ["eth0%d", "x", ".x", "a@b", "e" * 15])
-def test_odd_interface(ifname: str, bare: Host) -> None:
-    """What the plugin takes, the queue takes."""
-    bare.more = {"CNI_IFNAME": ifname}
+@pytest.mark.parametrize("variable", ["CNI_CONTAINERID", "CNI_IFNAME"])
+@pytest.mark.parametrize("hostile", ["..", "../../x", "a/b", "-a", "a b", "a\n", "\u00e4", "x" * 5000, '"', "%s%n"])
+def test_hostile_identifier(variable: str, hostile: str, bare: Host) -> None:
+    """It does not become part of a path; whether it is valid is for the agent to say."""
+    bare.more = {variable: hostile}
     assert bare.run().returncode == 0
+    (file,) = bare.root.rglob("*.del")
+    assert file.parent == bare.queue
+    assert re.fullmatch(r"[0-9a-f]{16}\.del", file.name)
 
 
 @pytest.mark.parametrize("place", ["bin/calico", "bin/calico/below", "x" * 300, "x" * 5000])

@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 
 from calico_node import protocol
-from cni_calico.args import check_container_id, check_ifname
-from cni_calico.errors import CniError
 
 from .launcher_kit import BUILDS, PATIENCE, SANITIZERS, Agent, Line, agent, build
 
@@ -113,16 +111,6 @@ def forget_broken_pipes(told: Agent) -> None:
     told.failures[:] = [error for error in told.failures if not isinstance(error, ConnectionError)]
 
 
-def is_valid(container_id: bytes, ifname: bytes) -> bool:
-    """Whether the plugin would take both, and they are of ASCII's visible characters."""
-    try:
-        check_container_id(os.fsdecode(container_id), "")
-        check_ifname(os.fsdecode(ifname), strict=False)
-    except CniError:
-        return False
-    return all(33 <= byte <= 126 for byte in ifname) and ifname.strip(b".") != b""
-
-
 def test_environments_that_hold_anything(launcher: Path, tmp_path: Path) -> None:
     """A DEL for the queue is one file in it, or an error and no file, and nothing anywhere else."""
     dice, tries = random.Random(SEED), 0
@@ -140,7 +128,7 @@ def test_environments_that_hold_anything(launcher: Path, tmp_path: Path) -> None
                               timeout=PATIENCE, check=False, cwd=tmp_path)
         files = sorted(os.listdir(queue)) if queue.exists() else []
         told = (tries, container_id, ifname, done, files)
-        if is_valid(container_id, ifname) and len(container_id) + len(ifname) <= 255 - len("--.del") - 16:
+        if container_id and ifname:
             assert (done.returncode, done.stdout, len(files)) == (0, b"", 1), told
             protocol.request_of(list(protocol.Inbox().feed((queue / files[0]).read_bytes())))
             (queue / files[0]).unlink()
