@@ -14,7 +14,7 @@ from cni_calico.log import stderr
 
 AT_ONCE = 3  # threads that run at a time; more only take the interpreter from each other
 MOST_THREADS = 1024
-SPARE_THREADS = 64  # idle ones kept: making one costs more than a request's wait
+SPARE_THREADS = 32  # idle ones kept: making one costs more than a request's wait
 STUCK_SECONDS = 0.05  # whoever has had its turn for so long hangs, or waits without saying so, and is not counted
 
 Job = Callable[[], None]
@@ -114,22 +114,25 @@ class Workers:
                 thread = self._resuming.popleft()
                 self._running[thread] = time.monotonic()
                 thread.gate.release()
-            elif self._jobs and self._can_start:
-                self._start(self._jobs.popleft())
-            else:
+            elif not (self._jobs and self._can_start and self._start(self._jobs.popleft())):
                 return
 
-    def _start(self, job: Job) -> None:
-        """Have a thread run the job: an idle one, else a new one. The lock is held."""
+    def _start(self, job: Job) -> bool:
+        """Have a thread run the job: an idle one, else a new one; where there is none to be had it waits. Locked."""
         thread = self._idle.pop() if self._idle else _Thread()
         thread.job = job
-        self._running[thread] = time.monotonic()
-        if thread.is_new:
-            thread.is_new = False
-            self._threads += 1
-            _thread.start_new_thread(self._serve, (thread,))  # threading.Thread waits until it has started
-        else:
+        if not thread.is_new:
             thread.gate.release()
+        else:
+            thread.is_new = False
+            try:
+                _thread.start_new_thread(self._serve, (thread,))  # threading.Thread waits until it has started
+            except RuntimeError:  # the system gives no more
+                self._jobs.appendleft(job)
+                return False
+            self._threads += 1
+        self._running[thread] = time.monotonic()
+        return True
 
     def _serve(self, thread: _Thread) -> None:
         self._here.thread = thread

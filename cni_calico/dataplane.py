@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 HOST_MAC = bytes.fromhex("ee" * 6)
 LINK_LOCAL_PREFIX = 64
+FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+# Of the host's end. rp_filter is strict: a pod cannot send from another's address.
+IPV4_CONF = {rtmsg.ROUTE_LOCALNET: 1, rtmsg.PROXY_ARP: 1, rtmsg.FORWARDING: 1, rtmsg.RP_FILTER: 1}
 ROUTE_PRIORITY = 1024  # Felix: IPv4NormalRoutePriority
 MAC_SECONDS, MAC_PAUSE = 5.0, 0.1  # Calico: how long udev may fight for the MAC
 
@@ -99,14 +102,14 @@ def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) ->
     with Undo() as undo:
         undo.push(disconnect, wire.attachment, host, World())  # before it is made: an answer may get lost, too
         link = _create(wire.attachment, make, netns_fd, host, pod)
-        _set_host_sysctls(link.name, wire.families)
-        refusals = list(filter(None, host.try_all(_host_messages(wire, link, make.pod_mac))))
+        _set_host_sysctls(link.name, wire.families, host)
+        messages = _host_messages(wire, link, make.pod_mac)
+        refusals = list(filter(None, host.try_all([*messages, rtmsg.set_proxy_delay(link.index, 0)])[: len(messages)]))
         if all(refusal.errno == EEXIST for refusal in refusals):
             _refuse_other_ways(wire, link, host)  # it can say more of a route that is there already
         if refusals:
             raise refusals[0].error()
-        with netns.inside(netns_fd):
-            _set_pod_sysctls(wire, make.forwarding)
+        _set_pod_sysctls(wire, make.forwarding, netns_fd, pod)
         source_table = _set_up_pod(wire, link.peer, pod)
         _hold_mac(link, host)
     return Wired(_mac(HOST_MAC), _mac(make.pod_mac), link.mtu, source_table)
@@ -148,31 +151,35 @@ def _create(attachment: Attachment, make: Make, netns_fd: int, host: Socket, pod
 
 
 def host_sysctls(ifname: str, families: tuple[int, ...]) -> Iterator[tuple[str, int, bool]]:
-    """Yield what the host's end needs below /proc/sys (Calico: dataplane_linux.go): name, value, whether it must be."""
+    """Yield what the host's end needs below /proc/sys (Calico: dataplane_linux.go): name, value, whether it must be.
+
+    IPv4's are set by netlink, and proxy_delay with them, without which the first ARP reply may take 0.8 s. Of a pod
+    without IPv6 the host's end has none either: routes of thousands of links to the same prefixes slow the kernel.
+    """
     if 4 in families:
-        conf = f"net/ipv4/conf/{ifname}"
-        yield f"{conf}/route_localnet", 1, True
-        yield f"net/ipv4/neigh/{ifname}/proxy_delay", 0, False  # else the first ARP reply may take 0.8 s
-        yield f"{conf}/proxy_arp", 1, True
-        yield f"{conf}/forwarding", 1, True
-        yield f"{conf}/rp_filter", 1, True  # strict: a pod cannot send from another's address
-    conf = f"net/ipv6/conf/{ifname}"
+        for name, kind in (("route_localnet", rtmsg.ROUTE_LOCALNET), ("proxy_arp", rtmsg.PROXY_ARP),
+                           ("forwarding", rtmsg.FORWARDING), ("rp_filter", rtmsg.RP_FILTER)):
+            yield f"net/ipv4/conf/{ifname}/{name}", IPV4_CONF[kind], True
     if 6 in families:
+        conf = f"net/ipv6/conf/{ifname}"
         yield f"{conf}/accept_dad", 0, True
         yield f"{conf}/disable_ipv6", 0, True
         yield f"{conf}/proxy_ndp", 1, True
         yield f"{conf}/forwarding", 1, True
-    yield f"{conf}/accept_ra", 0, False
+        yield f"{conf}/accept_ra", 0, False
 
 
-def _set_host_sysctls(ifname: str, families: tuple[int, ...]) -> None:
+def _set_host_sysctls(ifname: str, families: tuple[int, ...], host: Socket) -> None:
+    """Set what netlink cannot. Forwarding is looked up first: writing it anew resets every interface's."""
     _require_ipv6(families)
-    if 4 in families:
-        sysctl.ensure("net/ipv4/ip_forward", 1)
+    for family in families:
+        if not host.forwards(family):
+            sysctl.write(FORWARDING[family], 1)
     if 6 in families:
-        sysctl.ensure("net/ipv6/conf/all/forwarding", 1)
-    for name, value, needed in host_sysctls(ifname, families):
-        (sysctl.write if needed else sysctl.try_write)(name, value)
+        for name, value, needed in host_sysctls(ifname, (6,)):
+            (sysctl.write if needed else sysctl.try_write)(name, value)
+    else:
+        sysctl.try_write(f"net/ipv6/conf/{ifname}/disable_ipv6", 1)
 
 
 def _require_ipv6(families: tuple[int, ...]) -> None:
@@ -180,20 +187,22 @@ def _require_ipv6(families: tuple[int, ...]) -> None:
         raise CniError(KERNEL, "an IPv6 address was assigned, but this kernel has no IPv6; turn ipam.assign_ipv6 off")
 
 
-def _set_pod_sysctls(wire: Wire, forwarding: bool) -> None:
-    """Set what the pod's namespace needs; the thread is in it."""
-    ifname = wire.attachment.ifname
+def _set_pod_sysctls(wire: Wire, forwarding: bool, netns_fd: int, pod: Socket) -> None:
+    """Set what the pod's namespace needs and has not."""
+    wanted = [(FORWARDING[family], int(forwarding)) for family in wire.families if pod.forwards(family) != forwarding]
     if 6 in wire.families:
-        for name in ("all", "default", "lo", ifname):
-            sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
-        sysctl.write(f"net/ipv6/conf/{ifname}/accept_dad", 0)
-        sysctl.ensure("net/ipv6/conf/all/forwarding", int(forwarding))
-    if 4 in wire.families:
-        sysctl.ensure("net/ipv4/ip_forward", int(forwarding))
+        ifname = wire.attachment.ifname
+        wanted = [(f"net/ipv6/conf/{name}/disable_ipv6", 0) for name in ("all", "default", "lo", ifname)] + wanted
+        wanted.append((f"net/ipv6/conf/{ifname}/accept_dad", 0))
+    if wanted:
+        with netns.inside(netns_fd):
+            for name, value in wanted:
+                sysctl.write(name, value)
 
 
 def _host_messages(wire: Wire, link: Link, pod_mac: bytes) -> list[Message]:
-    messages = [rtmsg.set_link(link.index, up=True, alias=wire.attachment.alias)]
+    messages = [rtmsg.set_ipv4_conf(link.index, IPV4_CONF)] if 4 in wire.families else []
+    messages.append(rtmsg.set_link(link.index, up=True, alias=wire.attachment.alias))
     if 6 in wire.families:
         # Said outright, because where addr_gen_mode is not EUI-64 the kernel would choose another.
         messages.append(rtmsg.add_address(link.index, GATEWAY[6], LINK_LOCAL_PREFIX, rtmsg.RT_SCOPE_LINK))

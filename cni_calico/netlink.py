@@ -8,7 +8,7 @@ from __future__ import annotations
 import _socket  # `socket` adds 3-7 ms of enums and selectors that a netlink socket does not need
 import os
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV, ENOENT, ESRCH
-from struct import Struct, unpack_from
+from struct import Struct, pack, unpack_from
 
 from cni_calico import rtmsg
 from cni_calico.errors import KERNEL, CniError
@@ -32,6 +32,7 @@ NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
 HEADER = Struct("=IHHII")  # struct nlmsghdr
 RECEIVE_BYTES = 65536
+NETCONF_SIZE = 4  # struct netconfmsg, padded
 SECONDS = 30  # no request of ours takes the kernel longer unless it is stuck
 # What a route look-up is refused with: no route, or one of type unreachable, blackhole, prohibit (fib_props).
 NO_WAY = (ENETUNREACH, ESRCH, EHOSTUNREACH, EINVAL, EACCES)
@@ -85,7 +86,8 @@ class Socket:
         self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_ROUTE)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-        self._socket.settimeout(SECONDS)
+        for way in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):  # settimeout would poll before each call
+            self._socket.setsockopt(_socket.SOL_SOCKET, way, pack("=qq", SECONDS, 0))
         self._sequence = 0
 
     def __enter__(self) -> Socket:
@@ -100,13 +102,13 @@ class Socket:
         """Send a batch, carried out in order and to its end; return for each request None or the kernel's refusal."""
         if not messages:
             return []
-        answers: dict[int, Refusal | None] = {}
-        numbers = self._send(messages, rtmsg.NLM_F_ACK)
-        while len(answers) < len(messages):
+        refusals: dict[int, Refusal | None] = {}
+        numbers = self._send(messages, rtmsg.NLM_F_ACK)  # only the last is acknowledged; refusals come anyway
+        while numbers[-1] not in refusals:
             for kind, number, flags, body in self._receive():
                 if kind == NLMSG_ERROR and number in numbers:
-                    answers[number] = _refusal(messages[number - numbers[0]], flags, body)
-        return [answers[number] for number in numbers]
+                    refusals[number] = _refusal(messages[number - numbers[0]], flags, body)
+        return [refusals.get(number) for number in numbers]
 
     def do_all(self, messages: Sequence[Message]) -> None:
         """Send a batch; raises CniError with the first refusal."""
@@ -127,6 +129,11 @@ class Socket:
         """Return the link of this name, or None."""
         found = self._ask(rtmsg.get_link(name), rtmsg.RTM_NEWLINK)
         return _link(found) if found else None
+
+    def forwards(self, family: int) -> bool:
+        """Tell whether the namespace forwards packets of the family: net.ipv4.ip_forward, or its IPv6 like."""
+        found = self._ask(rtmsg.get_forwarding(family), rtmsg.RTM_NEWNETCONF)
+        return bool(found) and bool(_u32(attributes(found or b"", NETCONF_SIZE), rtmsg.NETCONFA_FORWARDING))
 
     def route_index(self, address: Address) -> int:
         """Return the index of the link a packet to the address would leave by, 0 when it would not leave at all."""
@@ -155,7 +162,7 @@ class Socket:
 
     def _ask(self, message: Message, kind: int, absent: tuple[int, ...] = (ENODEV, ENOENT)) -> bytes | None:
         """Return the answer to a look-up, or None when the kernel has no such thing."""
-        number = self._send([message], 0)[0]
+        number = self._send([message])[0]
         while True:
             for got, answered, flags, body in self._receive():
                 if answered == number and got == kind:
@@ -176,7 +183,7 @@ class Socket:
         return bodies
 
     def _dump_once(self, message: Message, kind: int) -> tuple[list[bytes], bool]:
-        number = self._send([message], 0)[0]
+        number = self._send([message])[0]
         bodies, whole = [], True
         while True:
             for got, answered, flags, body in self._receive():
@@ -190,14 +197,15 @@ class Socket:
                 elif got == NLMSG_DONE:
                     return bodies, whole
 
-    def _send(self, messages: Sequence[Message], flags: int) -> range:
-        """Send a batch; return the sequence numbers of its requests."""
+    def _send(self, messages: Sequence[Message], last: int = 0) -> range:
+        """Send a batch, its last message with a flag of its own; return the sequence numbers of its requests."""
         first = self._sequence + 1
         self._sequence += len(messages)
         numbers = range(first, self._sequence + 1)
         data = b"".join(
             HEADER.pack(HEADER.size + len(message.payload), message.type,
-                        rtmsg.NLM_F_REQUEST | flags | message.flags, number, 0) + message.payload
+                        rtmsg.NLM_F_REQUEST | message.flags | (last if number == self._sequence else 0), number, 0)
+            + message.payload
             for number, message in zip(numbers, messages, strict=True)
         )
         try:
@@ -210,7 +218,7 @@ class Socket:
         """Yield the messages of one datagram: type, sequence number, flags, body."""
         try:
             data = self._socket.recv(RECEIVE_BYTES)
-        except TimeoutError as error:
+        except BlockingIOError as error:
             raise CniError(KERNEL, f"the kernel gave no netlink answer within {SECONDS} s") from error
         except OSError as error:
             raise CniError(KERNEL, "the kernel's netlink answer cannot be read", str(error)) from error

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MTU_FILE = "/var/lib/calico/mtu"
 MTU_LIMITS = (68, 65535)  # RFC 791; include/uapi/linux/if_ether.h ETH_MAX_MTU
+LONGEST = 4096  # bytes of what is read here: a name, a number
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -69,5 +70,8 @@ def boot_id() -> str:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read().strip()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # `open` would ask the kernel four things more
+    try:
+        return os.read(fd, LONGEST).decode().strip()
+    finally:
+        os.close(fd)

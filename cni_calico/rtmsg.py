@@ -13,6 +13,8 @@ from datastore.frozen import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ipam.cidr import Address
 
 # include/uapi/linux/netlink.h
@@ -33,7 +35,10 @@ RTNH_F_ONLINK = 4
 RTPROT_CALICO = 80  # Felix's number for the routes it owns (felix/dataplane/linux/dataplanedefs)
 # include/uapi/linux/if_link.h, veth.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_IFALIAS, IFLA_LINKINFO = 1, 3, 4, 5, 20, 18
-IFLA_GROUP = 27
+IFLA_AF_SPEC, IFLA_GROUP = 26, 27
+IFLA_INET_CONF = 1
+# include/uapi/linux/ip.h: IPV4_DEVCONF_*
+FORWARDING, PROXY_ARP, RP_FILTER, ROUTE_LOCALNET = 1, 3, 8, 26
 IFLA_NET_NS_FD, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_EXT_MASK = 28, 31, 32, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 RTEXT_FILTER_SKIP_STATS = 8
@@ -41,6 +46,9 @@ IFF_UP = 1
 # include/uapi/linux/if_addr.h, neighbour.h, fib_rules.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_F_NODAD = 1, 2, 8, 0x02
 NDA_DST, NDA_LLADDR, NUD_PERMANENT = 1, 2, 0x80
+NDTA_NAME, NDTA_PARMS, NDTPA_IFINDEX, NDTPA_PROXY_DELAY = 1, 6, 1, 13
+RTM_SETNEIGHTBL, RTM_NEWNETCONF, RTM_GETNETCONF = 67, 80, 82
+NETCONFA_IFINDEX, NETCONFA_FORWARDING, NETCONFA_IFINDEX_ALL = 1, 2, -1  # netconf.h
 FRA_SRC, FRA_TABLE, FR_ACT_TO_TBL = 2, 15, 1
 AF_INET, AF_INET6 = 2, 10
 
@@ -98,6 +106,31 @@ def set_link(index: int, *, up: bool = False, alias: str = "", mac: bytes = b"")
     flags = IFF_UP if up else 0
     attributes = (_attr(IFLA_IFALIAS, alias.encode()) if alias else b"") + (_attr(IFLA_ADDRESS, mac) if mac else b"")
     return Message(RTM_NEWLINK, 0, _LINK.pack(0, 0, index, flags, flags) + attributes, f"set up link {index}")
+
+
+def set_ipv4_conf(index: int, values: Mapping[int, int]) -> Message:
+    """Set what is below /proc/sys/net/ipv4/conf/<link>, by number (IPV4_DEVCONF_*).
+
+    On a host with thousands of namespaces a path below /proc/sys/net takes milliseconds to look up: each namespace has
+    an entry of the same name in the same directory (fs/proc/proc_sysctl.c, proc_sys_compare).
+    """
+    conf = b"".join(_u32(kind, value) for kind, value in values.items())
+    family = _attr(AF_INET | NLA_F_NESTED, _attr(IFLA_INET_CONF | NLA_F_NESTED, conf))
+    payload = _LINK.pack(0, 0, index, 0, 0) + _attr(IFLA_AF_SPEC | NLA_F_NESTED, family)
+    return Message(RTM_NEWLINK, 0, payload, f"set up IPv4 on link {index}")
+
+
+def set_proxy_delay(index: int, milliseconds: int) -> Message:
+    """Set how long the kernel may wait before it answers an ARP request in a pod's place."""
+    parameters = _u32(NDTPA_IFINDEX, index) + _attr(NDTPA_PROXY_DELAY, pack("=Q", milliseconds))
+    payload = pack("=BxH", AF_INET, 0) + _text(NDTA_NAME, "arp_cache") + _attr(NDTA_PARMS | NLA_F_NESTED, parameters)
+    return Message(RTM_SETNEIGHTBL, 0, payload, f"set the ARP delay of link {index}")
+
+
+def get_forwarding(family: int) -> Message:
+    """Ask whether the namespace forwards packets of the family."""
+    payload = pack("=B3x", _AF[family]) + _attr(NETCONFA_IFINDEX, pack("=i", NETCONFA_IFINDEX_ALL))
+    return Message(RTM_GETNETCONF, 0, payload, f"look up IPv{family} forwarding")
 
 
 def get_link(name: str) -> Message:

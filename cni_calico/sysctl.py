@@ -31,12 +31,6 @@ def try_write(path: str, value: int) -> None:
         return
 
 
-def ensure(path: str, value: int) -> None:
-    """Set a value that others share, unless it is set already: writing ip_forward anew resets every interface's."""
-    if read(path) != str(value):
-        write(path, value)
-
-
 def write_raw(path: str, value: int) -> None:
     """Set a value; raises OSError."""
     fd = os.open(ROOT + path, os.O_WRONLY | os.O_CLOEXEC)

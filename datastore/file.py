@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
+READ_BYTES = 1 << 16  # more than nearly every record has
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 PLAIN_PATH = PLAIN | {"/"}
 
@@ -48,6 +49,7 @@ class FileStore:
         self._lock_seconds = lock_seconds
         self._depth = 0
         self._rebuilt = rebuilt
+        self._replaced: list[int] = []
         self._lasting: set[str] = set()  # of the records read, those that outlive a boot
 
     def get(self, key: str) -> Record:
@@ -154,6 +156,7 @@ class FileStore:
             return
         path = os.path.join(self.root, ".lock")
         with ExitStack() as held:
+            held.callback(self._close_replaced)
             try:
                 _make_directory(self.root)
                 held.enter_context(self._lock(path, self._lock_seconds))
@@ -218,8 +221,7 @@ class FileStore:
     def _read(self, key: str) -> bytes:
         path = self.path(key)
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            return _read_all(path)
         except (FileNotFoundError, NotADirectoryError):
             raise Missing(f"{key} is not in the datastore {self.root}") from None
         except OSError as error:
@@ -269,12 +271,22 @@ class FileStore:
                     os.fsync(fd)
             finally:
                 os.close(fd)
+            self._keep_open(path)
             os.rename(temporary, path)
             if lasts:
                 _sync_directory(os.path.dirname(path))
         except OSError as error:
             raise _unusable("write", path, error) from error
         return record
+
+    def _keep_open(self, path: str) -> None:
+        """Keep the file that is about to be replaced until the lock is released: freeing it may take milliseconds."""
+        with suppress(FileNotFoundError):
+            self._replaced.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _close_replaced(self) -> None:
+        while self._replaced:
+            os.close(self._replaced.pop())
 
     def _files(self, prefix: str) -> Iterator[str]:
         """Yield the record files below a key prefix."""
@@ -342,6 +354,18 @@ def _open_new(path: str) -> int:
     except FileExistsError:
         os.unlink(path)
         return os.open(path, flags, 0o600)
+
+
+def _read_all(path: str) -> bytes:
+    """Return a file's content; `open` would ask the kernel four things more."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = [os.read(fd, READ_BYTES)]
+        while len(parts[-1]) == READ_BYTES:
+            parts.append(os.read(fd, READ_BYTES))
+    finally:
+        os.close(fd)
+    return b"".join(parts)
 
 
 def _write_all(fd: int, data: bytes) -> None:
