@@ -10,24 +10,19 @@ import argparse
 import json
 import os
 import platform
-import shutil
-import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+from bench import ground
+from bench.ground import REFERENCE, REFERENCE_BIN, BenchError, alternate, machine, machine_line, new_netns, say
+from bench.rows import Json, figures
 
-REFERENCE_BIN = Path("/usr/lib/cni")
 VERBS = ("ADD", "CHECK", "DEL")
 BARS = {"ADD": 8, "DEL": 4}
-SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 EXAMPLES = """\
 examples:
   bench/add_del                            25 runs, 3 rounds of 100 at once
@@ -53,10 +48,6 @@ GETRUSAGE = {"x86_64": "98", "aarch64": "165"}  # its number, which perl wants; 
 MEMORY_RUNS = 5
 
 
-class BenchError(Exception):
-    """A plugin failed, so there is nothing to compare."""
-
-
 @dataclass(frozen=True)
 class Cost:
     """What one process cost."""
@@ -71,22 +62,15 @@ class Side:
 
     name: str
     executable: Path
-    path: str
     conf: Json
     costs: dict[str, list[Cost]] = field(default_factory=lambda: {verb: [] for verb in VERBS})
     memory_kb: dict[str, int] = field(default_factory=dict)
     at_once_ms: dict[str, list[float]] = field(default_factory=lambda: {"ADD": [], "DEL": []})
 
-    def env(self, verb: str, pod: str, container: str) -> dict[str, str]:
-        """Return the environment a runtime would set."""
-        return {
-            "PATH": SEARCH, "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_NETNS": pod,
-            "CNI_IFNAME": "eth0", "CNI_PATH": self.path,
-        }  # fmt: skip
-
-    def stdin(self, previous: Json | None) -> bytes:
-        """Return the configuration as a runtime would write it."""
-        return json.dumps(self.conf if previous is None else {**self.conf, "prevResult": previous}).encode()
+    def start(self, verb: str, pod: str, container: str, previous: Json | None, wrapper: Iterable[str] = ()) -> Process:
+        """Start it as a runtime does, or what measures it."""
+        env = ground.environment(verb, pod, container, self.executable.parent)
+        return Process([*wrapper, self.executable], env, ground.stdin(self.conf, previous))
 
 
 class Process:
@@ -122,7 +106,7 @@ def one(side: Side, pod: str, container: str) -> None:
     """Attach, check and detach once."""
     previous: Json | None = None
     for verb in VERBS:
-        out, _, cost = Process([side.executable], side.env(verb, pod, container), side.stdin(previous)).finish()
+        out, _, cost = side.start(verb, pod, container, previous).finish()
         previous = json.loads(out) if verb == "ADD" else previous
         side.costs[verb].append(cost)
 
@@ -130,9 +114,9 @@ def one(side: Side, pod: str, container: str) -> None:
 def memory(side: Side, pod: str, container: str) -> None:
     """Attach, check and detach once more, looking only at peak memory."""
     previous: Json | None = None
-    command = ["/usr/bin/perl", "-e", SMALL_PARENT, GETRUSAGE[platform.machine()], str(side.executable)]
+    wrapper = ["/usr/bin/perl", "-e", SMALL_PARENT, GETRUSAGE[platform.machine()]]
     for verb in VERBS:
-        out, errors, _ = Process(command, side.env(verb, pod, container), side.stdin(previous)).finish()
+        out, errors, _ = side.start(verb, pod, container, previous, wrapper).finish()
         previous = json.loads(out) if verb == "ADD" else previous
         peak = int(errors.split()[-1])
         side.memory_kb[verb] = max(peak, side.memory_kb.get(verb, 0))
@@ -143,31 +127,22 @@ def at_once(side: Side, pods: list[str], number: int) -> None:
     results: list[Json | None] = [None] * len(pods)
     for verb in ("ADD", "DEL"):
         began = time.perf_counter()
-        running = [
-            Process([side.executable], side.env(verb, pod, f"round-{number}-{index}"), side.stdin(results[index]))
-            for index, pod in enumerate(pods)
-        ]
+        running = [side.start(verb, pod, f"round-{number}-{index}", results[index]) for index, pod in enumerate(pods)]
         answers = [process.finish()[0] for process in running]
         side.at_once_ms[verb].append((time.perf_counter() - began) * 1000)
         if verb == "ADD":
-            results = [json.loads(answer) for answer in answers]
-            addresses = {result["ips"][0]["address"].partition("/")[0] for result in results if result}
-            if len(addresses) != len(pods):
-                raise BenchError(f"{side.name} gave {len(addresses)} addresses to {len(pods)} pods")
+            given = [json.loads(answer) for answer in answers]
+            ground.require_distinct(side.name, given)
+            results = [*given]
 
 
-def alternate(sides: tuple[Side, Side], number: int) -> tuple[Side, ...]:
-    """Return both sides, now one first and now the other."""
-    return sides if number % 2 == 0 else sides[::-1]
-
-
-def measure(sides: tuple[Side, Side], options: argparse.Namespace, scratch: Path, tell: Callable[[str], None]) -> None:
+def measure(sides: tuple[Side, Side], options: argparse.Namespace, scratch: Path) -> None:
     """Take every measurement, interleaved."""
-    pod = new_netns(scratch / "pod")
+    pod = new_netns(scratch / "netns/pod")
     for side in sides:  # the first run of all makes directories, pools and blocks, and fills the page cache
         one(side, pod, "warm-up")
         side.costs = {verb: [] for verb in VERBS}
-    tell(f"{options.runs} runs of each, in turn")
+    say(f"{options.runs} runs of each, in turn")
     for number in range(options.runs):
         for side in alternate(sides, number):
             one(side, pod, f"run-{number}")
@@ -175,50 +150,19 @@ def measure(sides: tuple[Side, Side], options: argparse.Namespace, scratch: Path
         for side in sides:
             memory(side, pod, f"memory-{number}")
     if options.parallel:
-        tell(f"{options.rounds} rounds of {options.parallel} at once, in turn")
-        pods = [new_netns(scratch / f"pod-{index}") for index in range(options.parallel)]
+        say(f"{options.rounds} rounds of {options.parallel} at once, in turn")
+        pods = [new_netns(scratch / f"netns/pod-{index}") for index in range(options.parallel)]
         for number in range(options.rounds):
             for side in alternate(sides, number):
                 at_once(side, pods, number)
 
 
-def new_netns(path: Path) -> str:
-    """Make a network namespace that lasts as long as this process's mount namespace."""
-    path.touch()
-    run("unshare", f"--net={path}", "true")
-    return str(path)
-
-
-def run(*command: str, env: dict[str, str] | None = None) -> None:
-    """Run a command. Raises BenchError."""
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
-
-
-def set_up_host() -> None:
-    """Give this process's network namespace what a host has: an interface, an address and a default route."""
-    run("ip", "link", "set", "lo", "up")
-    run("ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "uplink1")
-    for name in ("uplink0", "uplink1"):
-        run("ip", "link", "set", name, "up")
-    run("ip", "address", "add", "192.0.2.2/24", "dev", "uplink0")
-    run("ip", "route", "add", "default", "via", "192.0.2.1")
-
-
 def install(scratch: Path) -> tuple[Side, Side]:
-    """Install `calico` with install-cni; return it and the reference; both wire one address and a default route."""
-    installer = Path(sys.executable).parent / "install-cni"
-    run(str(installer), "--prefix", str(scratch), env={"PATH": SEARCH, "CALICO_IPV4POOL_CIDR": "10.98.0.0/16"})
-    conflist = json.loads((scratch / "etc/cni/net.d/10-calico.conflist").read_text())
-    ours = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
-    ranges = {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}
-    theirs = {"cniVersion": "1.0.0", "name": "reference", "type": "ptp",
-              "ipam": {**ranges, "dataDir": str(scratch / "host-local")}}  # fmt: skip
-    bin_dir = scratch / "opt/cni/bin"
+    """Install `calico`; return it and the reference."""
+    bin_dir, conf = ground.install(scratch)
     return (
-        Side("calico", bin_dir / "calico", str(bin_dir), ours),
-        Side("ptp + host-local", REFERENCE_BIN / "ptp", str(REFERENCE_BIN), theirs),
+        Side("calico", bin_dir / "calico", conf),
+        Side(REFERENCE, REFERENCE_BIN / "ptp", ground.reference(scratch)),
     )
 
 
@@ -242,28 +186,14 @@ def _row(what: str, unit: str, values: list[list[float]], verb: str = "") -> Jso
     return {"what": what, "unit": unit, "calico": ours, "reference": theirs, "ratio": ratio, "bar": BARS.get(verb)}
 
 
-def figures(values: list[float]) -> Json:
-    """Return median, 99th percentile and minimum."""
-    ordered = sorted(values)
-    late = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return {"median": round(statistics.median(ordered), 2), "p99": round(late, 2), "min": round(ordered[0], 2)}
-
-
-def machine() -> Json:
-    """Return what the figures depend on, load included."""
-    load = [round(value, 2) for value in os.getloadavg()]
-    return {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(), "load": load}
-
-
 def table(report: Json) -> str:
     """Return the report for people."""
     before, after = report["before"], report["after"]
-    head = f"{'':22}{'calico':^28}{'ptp + host-local':^28}"
+    head = f"{'':22}{'calico':^28}{REFERENCE:^28}"
     columns = ("median", "p99", "min")
     names = f"{'':22}" + "".join(f"{name:>9}" for name in columns) + " " + "".join(f"{name:>9}" for name in columns)
     text = [
-        f"cold, no agent; {before['cpus']} CPUs, Linux {before['kernel']}, Python {before['python']}; "
-        f"load {before['load'][0]} before, {after['load'][0]} after",
+        f"cold, no agent; {machine_line(before, after)}",
         head,
         f"{names}  ratio   bar",
     ]
@@ -282,42 +212,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="bench/add_del", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compare calico, cold and without an agent, with Debian's ptp + host-local. Needs root.",
     )  # fmt: skip
-    parser.add_argument("--runs", type=_from(1), default=25, metavar="N",
+    parser.add_argument("--runs", type=ground.whole_number(1), default=25, metavar="N",
                         help="ADD, CHECK, DEL this often (default 25)")  # fmt: skip
-    parser.add_argument("--parallel", type=_from(0), default=100, metavar="N",
+    parser.add_argument("--parallel", type=ground.whole_number(0), default=100, metavar="N",
                         help="how many at once (default 100; 0: leave that out)")  # fmt: skip
-    parser.add_argument("--rounds", type=_from(1), default=3, metavar="N", help="of those at once (default 3)")
+    parser.add_argument("--rounds", type=ground.whole_number(1), default=3, metavar="N",
+                        help="of those at once (default 3)")  # fmt: skip
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form of the report")
     return parser.parse_args(arguments)
 
 
-def _from(least: int) -> Callable[[str], int]:
-    def parse_number(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-        return int(text)
-
-    return parse_number
-
-
 def main(arguments: list[str]) -> int:
     """Measure and print; return 0 unless something failed."""
-    options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    scratch, before = Path(tempfile.mkdtemp(prefix="cni-bench-")), machine()
+    options, before = parse(arguments), machine()
     try:
-        set_up_host()
-        sides = install(scratch)
-        measure(sides, options, scratch, lambda text: print(f"{text} ...", file=sys.stderr))
+        with ground.scratch("cni-bench-") as scratch:
+            ground.set_up_host()
+            sides = install(scratch)
+            measure(sides, options, scratch)
     except BenchError as error:
         print(f"add_del: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        for pod in scratch.glob("pod*"):
-            subprocess.run(["umount", str(pod)], check=False)
-        shutil.rmtree(scratch)
     report = {"before": before, "after": machine(), "runs": options.runs, "rows": rows(sides, options.parallel)}
     print(json.dumps(report, indent=2) if options.output == "json" else table(report))
     return 0

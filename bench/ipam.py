@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import ipam_assign, ipam_processes, ipam_scale
-from bench.add_del import BenchError, machine
 from bench.fixture import Bar, FixtureError, Size, make, node_name
+from bench.ground import BenchError, machine, machine_line, say
 from bench.ipam_assign import BAR, Series
 from bench.rows import Json, table
 from cni_calico.node import boot_id
@@ -109,11 +109,6 @@ def scale_part(stores: Stores, options: argparse.Namespace) -> list[Json]:
     return ipam_scale.rows(large, stores.empty(), options.scale_runs)
 
 
-def say(text: str) -> None:
-    """Tell whoever waits what is going on."""
-    print(f"{text} ...", file=sys.stderr)
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
@@ -196,9 +191,7 @@ def main(arguments: list[str]) -> int:
 
 def as_text(report: Json) -> str:
     """Return the report for people."""
-    before, after = report["before"], report["after"]
-    head = (f"{before['cpus']} CPUs, Linux {before['kernel']}, Python {before['python']}; load {before['load'][0]} "
-            f"before, {after['load'][0]} after; {report['seconds']} s")  # fmt: skip
+    head = f"{machine_line(report['before'], report['after'])}; {report['seconds']} s"
     return "\n\n".join([head, *(f"{name}\n{table(rows)}" for name, rows in report["parts"].items())])
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.add_del import REFERENCE_BIN, SEARCH, BenchError, Process, run
+from bench.add_del import Process
+from bench.ground import REFERENCE_BIN, SEARCH, environment, require_distinct, run
 from bench.rows import Json, row
 
 VERBS = ("ADD", "DEL")
@@ -31,8 +32,7 @@ class Side:
 
     def start(self, verb: str, container: str) -> Process:
         """Start the plugin as a main plugin would."""
-        env = {"PATH": SEARCH, "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_NETNS": "/run/netns/none",
-               "CNI_IFNAME": "eth0", "CNI_PATH": str(self.executable.parent)}  # fmt: skip
+        env = environment(verb, "/run/netns/none", container, self.executable.parent)
         return Process([self.executable], env, json.dumps(self.conf).encode())
 
     def one(self, container: str) -> None:
@@ -53,9 +53,8 @@ class Side:
             running = [self.start(verb, container) for container in containers]
             answers = [process.finish()[0] for process in running]
             self.at_once_ms[verb].append((time.perf_counter() - began) * 1000)
-            given = {json.loads(answer)["ips"][0]["address"] for answer in answers if answer.strip()}
-            if verb == "ADD" and len(given) != len(containers):
-                raise BenchError(f"{self.what}: {len(given)} addresses for {len(containers)} containers")
+            if verb == "ADD":
+                require_distinct(self.what, list(map(json.loads, answers)))
 
 
 def install(scratch: Path) -> Path:

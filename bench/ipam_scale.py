@@ -9,7 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from bench.add_del import GETRUSAGE, SEARCH, SMALL_PARENT, BenchError, Process
+from bench.add_del import GETRUSAGE, SMALL_PARENT, Process
+from bench.ground import SEARCH, BenchError
 from bench.rows import Json, row
 
 COMMANDS = {

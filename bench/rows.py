@@ -13,12 +13,15 @@ def row(
     what: str, values: Sequence[float], base: Sequence[float] = (), bar: float | None = None, unit: str = "ms"
 ) -> Json:
     """Return median, 99th percentile and minimum, and the ratio of the median to that of the base."""
+    ratio = round(statistics.median(values) / statistics.median(base), 2) if base else None
+    return {"what": what, "unit": unit, **figures(values), "ratio": ratio, "bar": bar}
+
+
+def figures(values: Sequence[float]) -> Json:
+    """Return median, 99th percentile and minimum."""
     ordered = sorted(values)
     late = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    median = statistics.median(ordered)
-    ratio = round(median / statistics.median(base), 2) if base else None
-    return {"what": what, "unit": unit, "median": round(median, 2), "p99": round(late, 2), "min": round(ordered[0], 2),
-            "ratio": ratio, "bar": bar}  # fmt: skip
+    return {"median": round(statistics.median(ordered), 2), "p99": round(late, 2), "min": round(ordered[0], 2)}
 
 
 def table(rows: Sequence[Json]) -> str:
@@ -28,6 +31,17 @@ def table(rows: Sequence[Json]) -> str:
     header = f"{'':{width}}{'median':>10}{'p99':>10}{'min':>10}  ratio"
     lines = (f"{label:{width}}{_numbers(found)}" for label, found in zip(labels, rows, strict=True))
     return "\n".join([header, *lines])
+
+
+def markdown(what: str, rows: Sequence[Json]) -> str:
+    """Return the rows as a table of a document."""
+    lines = [f"| {what} | median | p99 | min | ratio | bar |", "|---|--:|--:|--:|--:|--:|"]
+    for found in rows:
+        numbers = [f"{found[name]:,.2f}" for name in ("median", "p99", "min")]
+        ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}"
+        cells = [f"{found['what']}, {found['unit']}", *numbers, ratio, str(found["bar"] or "")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _numbers(found: Json) -> str:

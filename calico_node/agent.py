@@ -33,7 +33,7 @@ from datastore.api import Store
 STUCK_SECONDS = 10.0  # a loop that has not turned for so long is not alive
 RETRY_SECONDS = 30.0  # between attempts at DELs that stay queued
 SWITCH_SECONDS = 0.001  # how long a thread may keep the interpreter while others wait; Python's own is 5 ms
-MOST_CONNECTIONS = 4096
+MOST_DESCRIPTORS = 6144
 M_ARENA_MAX = -8  # malloc.h
 
 
@@ -47,7 +47,7 @@ class Agent:
         self._latencies = Latencies()
         self.metrics = Metrics(self._sources(), self._latencies)
         self._service = Service(self._shared, self.metrics.answered, self.status)
-        self._server = Server(listener, self._service, self._workers, _most_connections())
+        self._server = Server(listener, self._service, self._workers, _descriptors())
         self._queue = DelQueue(queue, self._service.carry_out)
         self._ended = Event()
 
@@ -171,8 +171,8 @@ def _warm_up() -> None:
     from ipam import collect, staircase, usage  # noqa: F401
 
 
-def _most_connections() -> int:
-    """Allow as many descriptors as may be; return how many connections that leaves room for."""
+def _descriptors() -> int:
+    """Allow as many descriptors as may be; return how many of them are for connections and requests."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return MOST_CONNECTIONS if hard < 0 else max(16, min(MOST_CONNECTIONS, hard - SPARE_DESCRIPTORS))
+    return MOST_DESCRIPTORS if hard < 0 else max(24, min(MOST_DESCRIPTORS, hard - SPARE_DESCRIPTORS))

@@ -15,9 +15,13 @@ MOST_BYTES = 1 << 20
 
 
 class DelQueue:
-    """The directory of queued DELs; `carry_out` does one and returns its error's code and text, 0 for success."""
+    """The directory of queued DELs.
 
-    def __init__(self, folder: str, carry_out: Callable[[Request], tuple[int, str]]) -> None:
+    `carry_out` does one, of a file that was put there at a time (ns since 1970), and returns its error's code and text,
+    0 for success.
+    """
+
+    def __init__(self, folder: str, carry_out: Callable[[Request, str, int], tuple[int, str]]) -> None:
         self._folder, self._carry_out = folder, carry_out
 
     def __len__(self) -> int:
@@ -41,10 +45,10 @@ class DelQueue:
         return left
 
     def _drain(self, path: str) -> str:
-        request = _read(path)
+        request, queued_at = _read(path)
         if request.env.get("CNI_COMMAND") != "DEL":
             return "it is no DEL"
-        code, why = self._carry_out(request)
+        code, why = self._carry_out(request, path, queued_at)
         if code == INVALID_ENVIRONMENT:
             Log().warning("a queued DEL that no attachment can have is dropped", file=path, why=why)
         elif code:
@@ -62,8 +66,8 @@ class DelQueue:
         return [name for _, name in sorted(found)]
 
 
-def _read(path: str) -> Request:
-    """Return the request in a file; raises OSError, ProtocolError."""
+def _read(path: str) -> tuple[Request, int]:
+    """Return the request in a file, and when it was put there; raises OSError, ProtocolError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(fd, "rb") as file:
         about = os.fstat(fd)
@@ -72,4 +76,4 @@ def _read(path: str) -> Request:
         frames = list(Inbox(MOST_BYTES).feed(file.read(MOST_BYTES + 1)))
     if not frames or frames[-1][0] != END:
         raise ProtocolError("it is not whole")
-    return request_of(frames)
+    return request_of(frames), about.st_mtime_ns

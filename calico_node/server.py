@@ -21,7 +21,7 @@ REQUEST_SECONDS = 30.0  # a connection that has not made its request by then is 
 ALIVE_SECONDS = 0.5
 TICK_SECONDS = 0.02  # while requests wait for a worker
 ACCEPT_AT_ONCE = 64
-SPARE_DESCRIPTORS = 256  # for what requests open
+SPARE_DESCRIPTORS = 256  # for what is neither a connection nor a request
 
 
 class Server:
@@ -30,9 +30,11 @@ class Server:
     An ADD is started only after `may_add` has been called: what is queued on disk comes first.
     """
 
-    def __init__(self, listener: socket.socket, service: Service, workers: Workers, most_connections: int) -> None:
+    def __init__(self, listener: socket.socket, service: Service, workers: Workers, descriptors: int) -> None:
         self._listener, self._service, self._workers = listener, service, workers
-        self._most = most_connections
+        self._most_reading = descriptors // 4
+        self._most_working = descriptors // 6  # a connection and about four more each: namespaces, netlink, locks
+        self._accepts = True
         self._poll = select.epoll()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._reading: dict[int, Conversation] = {}
@@ -78,6 +80,7 @@ class Server:
         while not (self.draining and not self._working):
             if self.draining:
                 self._stop_accepting()
+            self._accept_or_not()
             busy = self._workers.unserved or self.draining
             for fd, _ in self._poll.poll(TICK_SECONDS if busy else ALIVE_SECONDS):
                 if fd == self._listener.fileno():
@@ -90,6 +93,13 @@ class Server:
         for conversation in list(self._reading.values()):
             self._drop(conversation)
         self._stop_accepting()
+
+    def _accept_or_not(self) -> None:
+        """Let launchers wait outside while there are no descriptors for more requests: in 2 s they fall back."""
+        accepts = len(self._working) < self._most_working
+        if accepts != self._accepts and not self.draining:
+            self._poll.modify(self._listener, select.EPOLLIN if accepts else 0)
+            self._accepts = accepts
 
     def _stop_accepting(self) -> None:
         """Close the listener: launchers that connect from now on, or have and are not greeted, fall back."""
@@ -115,7 +125,7 @@ class Server:
                 continue
             self._reading[conversation.fileno()] = conversation
             self._poll.register(conversation.fileno(), select.EPOLLIN)
-            if len(self._reading) > self._most:
+            if len(self._reading) > self._most_reading:
                 self._drop_oldest()
 
     def _read(self, fd: int) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 from calico_node import protocol
@@ -16,48 +15,52 @@ from calico_node.protocol import Request
 from calico_node.warm import Shared, Warm
 from cni_calico import netns, skel
 from cni_calico.__main__ import CALICO
+from cni_calico.addresses import given_since
+from cni_calico.skel import Call
 from cni_calico.world import Declined, Gone
+from datastore.api import Store
 from ipam.__main__ import CALICO_IPAM
 
 PLUGINS = {plugin.name: plugin for plugin in (CALICO, CALICO_IPAM)}
 OWN = "calico-node"
+CLOCK_GRAIN = 10**7  # ns; a file's time is behind the clock by up to a tick of the kernel
 ENVIRONMENT = ("PATH", "CALICO_")  # what of the agent's own environment its verbs see
 Observe = Callable[[str, str, int, Mapping[str, float]], None]
-Idling = Callable[[], AbstractContextManager[None]]
 
 
-class _Answer(io.BytesIO):
-    """The standard output of one verb, handed over at once when an ADD has its result."""
+class _Asked(Warm):
+    """The way of a request that a launcher waits for. `stdout` is what the verb has printed."""
 
-    def __init__(self, conversation: Conversation | None, idling: Idling) -> None:
-        super().__init__()
-        self._conversation, self._idling = conversation, idling
-        self.was_sent = False
+    def __init__(self, shared: Shared, request: Request, conversation: Conversation) -> None:
+        super().__init__(shared, conversation.netns, request.netns_errno)
+        self.stdout, self.was_sent = io.BytesIO(), False
+        self._conversation, self._idling = conversation, shared.workers.idling
 
-    def deliver(self) -> bool:
-        """Send what was written as the answer of a verb that worked; tell whether it was taken."""
-        if self._conversation is None:
-            return True
-        self.was_sent = True
-        with self._idling():
-            return self._conversation.say(protocol.result(0, self.getvalue())) and self._conversation.was_taken()
-
-
-class _OneCall(Warm):
-    """A request's way, which ends where it came from."""
-
-    def __init__(self, shared: Shared, request: Request, conversation: Conversation | None, answer: _Answer) -> None:
-        super().__init__(shared, conversation.netns if conversation else -1, request.netns_errno)
-        self._conversation, self._answer = conversation, answer
-
-    def still_wanted(self) -> None:
+    def still_wanted(self, call: Call, store: Store) -> None:
         """Raise Gone when the launcher has closed: it has fallen back, or was killed."""
-        if self._conversation and not self._conversation.is_open():
+        if not self._conversation.is_open():
             raise Gone
 
     def deliver(self) -> bool:
-        """Hand the result over."""
-        return self._answer.deliver()
+        """Send what was printed as the answer of a verb that worked; tell whether it was taken."""
+        self.was_sent = True
+        with self._idling():
+            return self._conversation.say(protocol.result(0, self.stdout.getvalue())) and self._conversation.was_taken()
+
+
+class _Queued(Warm):
+    """The way of a DEL from a file, which was put there at a time (ns since 1970)."""
+
+    def __init__(self, shared: Shared, path: str, queued_at: int) -> None:
+        super().__init__(shared, -1, 0)
+        self.stdout, self.is_late = io.BytesIO(), False
+        self._path, self._queued_at = path, queued_at
+
+    def still_wanted(self, call: Call, store: Store) -> None:
+        """Raise Gone when the DEL was done meanwhile, or the attachment was added anew since."""
+        self.is_late = given_since(store, call.attachment, self._queued_at + CLOCK_GRAIN)
+        if self.is_late or not os.path.exists(self._path):
+            raise Gone
 
 
 class Service:
@@ -85,34 +88,36 @@ class Service:
         if request.plugin == OWN:
             conversation.say(protocol.result(0, json.dumps(self._status()).encode() + b"\n"))
             return
+        world = _Asked(self._shared, request, conversation)
+        began = time.monotonic()
         try:
-            code, stdout, was_sent = self._run(request, conversation)
+            code = self._run(request, world)
         except Declined as error:
             conversation.say(protocol.frame(protocol.DECLINED, str(error).encode(errors="replace")))
             return
-        if not was_sent:
-            conversation.say(protocol.result(code, stdout))
+        if not world.was_sent:
+            conversation.say(protocol.result(code, world.stdout.getvalue()))
+        stages = {"queue": max(0.0, began - conversation.asked), **world.laps}
+        stages["total"] = sum(stages.values())
+        error_code = int(_error(world.stdout).get("code", code)) if code else 0
+        self._observe(request.plugin, request.env.get("CNI_COMMAND", ""), error_code, stages)
 
-    def carry_out(self, request: Request) -> tuple[int, str]:
-        """Carry out what nobody waits for; return its error's code and text, 0 for success. Raises Declined."""
+    def carry_out(self, request: Request, path: str, queued_at: int) -> tuple[int, str]:
+        """Carry out a DEL from a file; return its error's code and text, 0 for success. Raises Declined."""
         if request.plugin not in PLUGINS:
             raise Declined(f"plugin {request.plugin!r} is not one that the agent serves")
-        code, stdout, _ = self._run(request, None)
-        error = _error(stdout) if code else {}
-        return int(error.get("code", code)), str(error.get("msg", ""))
+        world = _Queued(self._shared, path, queued_at)
+        code = self._run(request, world)
+        if not code or world.is_late:
+            return 0, ""
+        error = _error(world.stdout)
+        return int(error.get("code", code)), str(error.get("msg", "it was done meanwhile"))
 
-    def _run(self, request: Request, conversation: Conversation | None) -> tuple[int, bytes, bool]:
-        answer = _Answer(conversation, self._shared.workers.idling)
-        began = time.perf_counter()
-        world = _OneCall(self._shared, request, conversation, answer)
-        code = skel.run(PLUGINS[request.plugin], {**self._env, **request.env}, io.BytesIO(request.stdin), answer, world)
-        queued = time.monotonic() - conversation.asked - (time.perf_counter() - began) if conversation else 0.0
-        stages = {"queue": max(0.0, queued), **world.laps}
-        stages["total"] = sum(stages.values())
-        error = _error(answer.getvalue()).get("code", 0) if code else 0
-        self._observe(request.plugin, request.env.get("CNI_COMMAND", ""), int(error or code), stages)
-        return code, answer.getvalue(), answer.was_sent
+    def _run(self, request: Request, world: _Asked | _Queued) -> int:
+        env = {**self._env, **request.env}
+        return skel.run(PLUGINS[request.plugin], env, io.BytesIO(request.stdin), world.stdout, world)
 
 
-def _error(stdout: bytes) -> dict[str, Any]:
-    return dict(json.loads(stdout)) if stdout else {}
+def _error(stdout: io.BytesIO) -> dict[str, Any]:
+    text = stdout.getvalue()
+    return dict(json.loads(text)) if text else {}

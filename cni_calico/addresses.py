@@ -82,6 +82,12 @@ def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> N
                                   f"interface {attachment.ifname}; delete and add the attachment to repair it")
 
 
+def given_since(store: Store, attachment: Attachment, moment: int) -> bool:
+    """Tell whether the attachment has an address that was given after the moment (ns since 1970)."""
+    stamps = (item.attribute.owner.get("timestamp") or "" for item in holdings(store, attachment.owner({})))
+    return any(stamp > _stamp(moment) for stamp in stamps)
+
+
 @frozen
 class Known:
     """What an attachment holds, and what is told of its pod: attributes of its allocations, or of other records."""
@@ -132,10 +138,12 @@ def _criteria(call: Call, node_name: str) -> Criteria:
 
 def _owner(call: Call, node_name: str, traces: Mapping[str, str]) -> Owner:
     """Return the attachment as owner, with what Calico stores of it (node, pod, time) and the boot it lives in."""
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
-    timestamp = f"{stamp}.{int(now % 1 * 10**9):09} +0000 UTC"
-    attributes = {"node": node_name, "timestamp": timestamp, BOOT: node.boot_id(), **traces}
+    attributes = {"node": node_name, "timestamp": _stamp(time.time_ns()), BOOT: node.boot_id(), **traces}
     if call.args.pod:
         attributes |= {"pod": call.args.pod, "namespace": call.args.namespace or "default"}
     return call.attachment.owner(attributes)
+
+
+def _stamp(moment: int) -> str:
+    """Return a time (ns since 1970) as Calico stores it, which later times come behind, also as text."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(moment // 10**9))}.{moment % 10**9:09} +0000 UTC"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+from datastore.api import Busy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cni_calico.args import Attachment
     from cni_calico.skel import Call
     from datastore.api import Store
 
@@ -21,5 +24,22 @@ def attached(call: Call, store: Store) -> Iterator[bool]:
     A verb that is carried out in place of a lost agent counts as one that was: nobody knows how far the agent came.
     """
     with store.hold(call.attachment.host_ifname, HOLD_SECONDS) as interrupted:
-        call.world.still_wanted()
+        call.world.still_wanted(call, store)
         yield interrupted or call.resumed
+
+
+@contextmanager
+def collecting(call: Call, store: Store, attachment: Attachment) -> Iterator[bool]:
+    """Keep verbs from an attachment that GC looks at; yields False when one of them is at it just now. Raises Gone.
+
+    Whether one was cut off half-way stays known: GC makes nothing good that it leaves.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(store.hold(attachment.host_ifname, 0, keep_mark=True))
+        except Busy:
+            call.log.info("GC left an attachment that is being worked on", attachment=attachment.alias)
+            yield False
+            return
+        call.world.still_wanted(call, store)
+        yield True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from cni_calico import addresses, node
-from cni_calico.attached import attached
+from cni_calico.attached import attached, collecting
 from cni_calico.config import GATEWAY
 from cni_calico.errors import DRIFT, INVALID_CONFIG, CniError
 from cni_calico.facts import one_by_one
@@ -78,7 +78,7 @@ def gc(call: Call) -> None:
         living = one_by_one(node.name(call.conf), host)
         gone = [item for item in sorted(held, key=str) if addresses.why_gone(call, living, item, held[item])]
     releases = (partial(_release, call, store, item, held[item].addresses) for item in gone)
-    all_of(*releases, partial(collect, store), *(partial(fail, error) for error in damaged))
+    all_of(*releases, partial(collect, store), store.tidy, *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:
@@ -96,5 +96,6 @@ def _ip(given: Assigned) -> Ip:
 
 
 def _release(call: Call, store: Store, attachment: Attachment, held: Collection[Address]) -> None:
-    freed = addresses.take(store, attachment, held)
+    with collecting(call, store, attachment) as is_free:
+        freed = addresses.take(store, attachment, held) if is_free else []
     call.log.info("GC released", attachment=attachment.alias, addresses=",".join(freed))

@@ -7,14 +7,13 @@ from functools import partial
 
 from cni_calico import addresses, dataplane, endpoint, facts, node
 from cni_calico.args import Attachment
-from cni_calico.attached import attached
+from cni_calico.attached import attached, collecting
 from cni_calico.config import GATEWAY, OUR_IPAM
 from cni_calico.dataplane import Make, Wire
 from cni_calico.errors import DRIFT, INVALID_CONFIG, INVALID_NETNS, NOT_AVAILABLE, CniError, as_cni_error
 from cni_calico.netlink import Socket
 from cni_calico.reclaim import once_a_boot, recovering
 from cni_calico.result import Interface, Ip, Result, Route
-from datastore.api import Busy
 from datastore.frozen import replace
 from datastore.undo import Undo, all_of, fail
 from ipam.audit.living import BOOT, identity
@@ -107,7 +106,7 @@ def gc(call: Call) -> None:
              for item in sorted(known, key=str) if (item.container_id, item.ifname) not in valid]
     if call.conf.ipam.type != OUR_IPAM:
         steps.append(partial(_delegate().collect, call))
-    all_of(*steps, partial(collect, store), *(partial(fail, error) for error in damaged))
+    all_of(*steps, partial(collect, store), store.tidy, *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:
@@ -284,14 +283,8 @@ def _known(
 
 def _collect(call: Call, store: Store, living: Living, attachment: Attachment, known: addresses.Known) -> None:
     """Remove one attachment, unless a verb is working on it just now, or its pod may be alive."""
-    with ExitStack() as resources:
-        try:
-            resources.enter_context(store.hold(attachment.host_ifname, 0, keep_mark=True))
-        except Busy:
-            call.log.info("GC left an attachment that is being worked on", attachment=attachment.alias)
-            return
-        host = resources.enter_context(Socket())
-        why = addresses.why_gone(call, facts.looked_up(living, host), attachment, known)
+    with collecting(call, store, attachment) as is_free, Socket() as host:
+        why = is_free and addresses.why_gone(call, facts.looked_up(living, host), attachment, known)
         if why:
             _tear_down(replace(call, netns=""), store, attachment, known.addresses, host)
             call.log.info("GC removed", attachment=attachment.alias, why=why)

@@ -35,8 +35,8 @@ class World:
     def accept(self, call: Call) -> None:
         """Raise what keeps this call from being served here at all, before anything is done."""
 
-    def still_wanted(self) -> None:
-        """Raise Gone when nobody waits any more; asked once the attachment is held, before anything is done."""
+    def still_wanted(self, call: Call, store: Store) -> None:
+        """Raise Gone when nobody waits any more; asked once an attachment is held, before anything is done to it."""
 
     def deliver(self) -> bool:
         """Hand over what has been written to stdout; tell whether it was taken."""

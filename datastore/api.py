@@ -132,5 +132,8 @@ class Store(Protocol):
         told so, too, if the body fails, or with keep_mark: for whoever only looks, and makes good nothing.
         """
 
+    def tidy(self) -> None:
+        """Remove what killed processes have left that nobody would look at again."""
+
     def check_writable(self) -> None:
         """Raise Unwritable when a write would fail; quick, and writes nothing."""

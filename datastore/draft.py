@@ -102,6 +102,9 @@ class Draft:
         """Names are held in the store itself."""
         raise Beyond(name)
 
+    def tidy(self) -> None:
+        """Leave that to the store itself."""
+
     def check_writable(self) -> None:
         """Raise Unwritable when the store takes no writes."""
         self._store.check_writable()

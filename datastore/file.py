@@ -15,7 +15,7 @@ from errno import ENOTDIR
 from functools import lru_cache
 
 from datastore import keys
-from datastore.api import Change, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
+from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
 from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
 from datastore.jsontext import dumps, loads
 from datastore.lock import directory_flock, flock, passing_flock
@@ -186,6 +186,20 @@ class FileStore:
         with ExitStack() as stack:
             stack.push(held)  # so that it is told of the body's error
             yield interrupted
+
+    def tidy(self) -> None:
+        """Remove lock files without a mark whose holders, which only looked, were killed. Raises Unwritable."""
+        folder = os.path.join(self.root, ".held")
+        try:
+            with os.scandir(folder) as entries:
+                empty = [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_size == 0]
+            for path in empty:
+                with suppress(Busy), passing_flock(path, 0, keep_mark=True):
+                    pass  # which removes it in the end
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unusable("tidy up", folder, error) from error
 
     def check_writable(self) -> None:
         """Raise Unwritable when the directory (or the nearest one above it) takes no writes, or its disk is full."""

@@ -89,6 +89,9 @@ class MemoryStore:
         """Do nothing: there are no other processes here."""
         yield False
 
+    def tidy(self) -> None:
+        """Do nothing: what is in memory is gone with its process."""
+
     def check_writable(self) -> None:
         """Memory always is."""
 

@@ -77,6 +77,9 @@ class Door:
     def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
         yield False
 
+    def tidy(self) -> None:
+        self.inner.tidy()
+
     def check_writable(self) -> None:
         self.inner.check_writable()
 

@@ -324,11 +324,11 @@ def test_file_systems_without_a_size(tmp_path: Path) -> None:
         FileStore("/proc/nowhere").check_writable()
 
 
-POD = {"handle_id": "net.c1", "secondary": {"boot": "b1", "container": "c1", "interface": "eth0"}}
-TUNNEL = {"handle_id": "vxlan-tunnel-addr-n1", "secondary": {"node": "n1", "boot": "b1"}}
-UPGRADED = {"handle_id": "net.c2", "secondary": {"boot": "b1", "container": "c2"}}
-BOOTLESS = {"handle_id": "net.c3", "secondary": {"boot": "", "container": "c3", "interface": "eth0"}}
-RESTING = {"handle_id": None, "secondary": {}, "releasedAt": "2026-08-01T00:00:00Z"}
+POD: dict[str, object] = {"handle_id": "net.c1", "secondary": {"boot": "b1", "container": "c1", "interface": "eth0"}}
+TUNNEL: dict[str, object] = {"handle_id": "vxlan-tunnel-addr-n1", "secondary": {"node": "n1", "boot": "b1"}}
+UPGRADED: dict[str, object] = {"handle_id": "net.c2", "secondary": {"boot": "b1", "container": "c2"}}
+BOOTLESS: dict[str, object] = {"handle_id": "net.c3", "secondary": {"boot": "", "container": "c3", "interface": "eth0"}}
+RESTING: dict[str, object] = {"handle_id": None, "secondary": {}, "releasedAt": "2026-08-01T00:00:00Z"}
 BLOCK = keys.block(4, "10.0.0.0/26")
 ENDPOINT = keys.workload_endpoint("default", "n1-cni-c1-eth0")
 
