@@ -24,7 +24,7 @@ from ipam.__main__ import CALICO_IPAM
 PLUGINS = {plugin.name: plugin for plugin in (CALICO, CALICO_IPAM)}
 OWN = "calico-node"
 CLOCK_GRAIN = 10**7  # ns; a file's time is behind the clock by up to a tick of the kernel
-ENVIRONMENT = ("PATH", "CALICO_")  # what of the agent's own environment its verbs see
+ENVIRONMENT = ("PATH", "CALICO_", "NO_DEFAULT_POOLS")  # what of the agent's own environment its verbs see
 Observe = Callable[[str, str, int, Mapping[str, float]], None]
 
 

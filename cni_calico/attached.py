@@ -12,20 +12,17 @@ if TYPE_CHECKING:
 
     from cni_calico.args import Attachment
     from cni_calico.skel import Call
-    from datastore.api import Store
+    from datastore.api import Held, Store
 
 HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachment
 
 
 @contextmanager
-def attached(call: Call, store: Store) -> Iterator[bool]:
-    """Keep other verbs from the call's attachment; yields whether one of them was cut off half-way. Raises Gone, Busy.
-
-    A verb that is carried out in place of a lost agent counts as one that was: nobody knows how far the agent came.
-    """
-    with store.hold(call.attachment.host_ifname, HOLD_SECONDS) as interrupted:
+def attached(call: Call, store: Store) -> Iterator[Held]:
+    """Keep other verbs from the call's attachment while the body runs. Raises Gone, Busy."""
+    with store.hold(call.attachment.host_ifname, HOLD_SECONDS) as held:
         call.world.still_wanted(call, store)
-        yield interrupted or call.resumed
+        yield held
 
 
 @contextmanager

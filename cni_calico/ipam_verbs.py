@@ -37,10 +37,11 @@ def add(call: Call) -> Result:
     """Assign; the result has the block's mask (an address asked for has its own) and Calico's gateway."""
     store = addresses.store_of(call)
     once_a_boot(call, store)
-    with attached(call, store) as interrupted, Undo() as undo:
-        if interrupted:
+    with attached(call, store) as held, Undo() as undo:
+        if held.interrupted:
             addresses.take(store, call.attachment)
         addresses.refuse_duplicate(call, store)
+        held.begin()
         given = addresses.give(call, store, {})
         for item in given:
             undo.push(take_back, store, item)
@@ -53,7 +54,8 @@ def add(call: Call) -> Result:
 def delete(call: Call) -> None:
     """Release; having nothing is no error."""
     store = addresses.store_of(call)
-    with attached(call, store):
+    with attached(call, store) as held:
+        held.begin()
         call.world.free(store, partial(addresses.take, attachment=call.attachment))
 
 

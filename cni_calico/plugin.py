@@ -39,15 +39,16 @@ def add(call: Call) -> Result:
     """Give the pod its interface. What fails is undone: kernel and allocations are as before. Raises CniError etc."""
     name, store = node.name(call.conf), addresses.store_of(call)
     with ExitStack() as resources, Undo() as undo:
-        interrupted = resources.enter_context(attached(call, store))
+        held = resources.enter_context(attached(call, store))
         fd = resources.enter_context(call.world.open_netns(call.netns))
         pod = resources.enter_context(dataplane.open_pod(fd))
         host = resources.enter_context(Socket())
-        if interrupted:
+        if held.interrupted:
             dataplane.disconnect(call.attachment, host, call.world)
         dataplane.refuse_existing(pod, call.attachment.ifname)
+        held.begin()
         call.world.lap("wiring")
-        given = _assign(call, store, interrupted, undo)
+        given = _assign(call, store, held.interrupted, undo)
         call.world.lap("ipam")
         wire = _wire(call, given)
         wired = dataplane.connect(wire, _make(call, wire), fd, host, pod)
@@ -65,7 +66,8 @@ def add(call: Call) -> Result:
 def delete(call: Call) -> None:
     """Take away what the attachment has; whatever is gone already is no error (rules D1-D9)."""
     store = addresses.store_of(call)
-    with attached(call, store), Socket() as host:
+    with attached(call, store) as held, Socket() as host:
+        held.begin()
         _tear_down(call, store, call.attachment, (), host)
 
 

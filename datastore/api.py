@@ -82,6 +82,17 @@ class Torn:
     reason: str
 
 
+@frozen
+class Held:
+    """A name that is held. interrupted: whether a former holder was killed after it had begun.
+
+    begin: to be called before the first step that would have to be made good if the holder were killed.
+    """
+
+    interrupted: bool
+    begin: Callable[[], None]
+
+
 class Store(Protocol):
     """What allocator, plugin and tools use. Every method may raise Corrupt, Unwritable and (when it writes) Busy."""
 
@@ -125,11 +136,11 @@ class Store(Protocol):
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold off this node's other writers: one wait instead of a storm of conflicts. Re-enterable."""
 
-    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> AbstractContextManager[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> AbstractContextManager[Held]:
         """Keep others on this node from holding the same name while the body runs; raises Busy after `seconds`.
 
-        The context's value tells whether the last holder of the name was killed while it held it. The next holder is
-        told so, too, if the body fails, or with keep_mark: for whoever only looks, and makes good nothing.
+        Where the last holder was killed after it had begun, this one is told so. The next one is told, too, if the body
+        fails, or with keep_mark: for whoever only looks, and makes good nothing.
         """
 
     def tidy(self) -> None:

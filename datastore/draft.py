@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from datastore.api import Json, Store, Torn
+    from datastore.api import Held, Json, Store, Torn
 
 
 class Beyond(Exception):
@@ -98,7 +98,7 @@ class Draft:
         """Return a context of no effect: the store is locked already."""
         return nullcontext()
 
-    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> AbstractContextManager[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> AbstractContextManager[Held]:
         """Names are held in the store itself."""
         raise Beyond(name)
 

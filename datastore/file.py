@@ -15,7 +15,7 @@ from errno import ENOTDIR
 from functools import lru_cache
 
 from datastore import keys
-from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
+from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Held, Missing, Record, Torn, Unwritable
 from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
 from datastore.jsontext import dumps, loads
 from datastore.lock import directory_flock, flock, passing_flock
@@ -171,21 +171,18 @@ class FileStore:
                 self._depth = 0
 
     @contextmanager
-    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
-        """Keep other processes from holding the same name; yields whether the last holder was killed.
-
-        With keep_mark the next holder is told so as well. Raises Busy, Unwritable.
-        """
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[Held]:
+        """Keep other processes from holding the same name (datastore/api.py). Raises Busy, Unwritable."""
         folder = os.path.join(self.root, ".held")
         try:
             _make_directory(folder)
-            held = passing_flock(os.path.join(folder, name_of(name)), seconds, keep_mark)
-            interrupted = held.__enter__()
+            lock = passing_flock(os.path.join(folder, name_of(name)), seconds, keep_mark)
+            held = lock.__enter__()
         except OSError as error:
             raise _unusable("lock", folder, error) from error
         with ExitStack() as stack:
-            stack.push(held)  # so that it is told of the body's error
-            yield interrupted
+            stack.push(lock)  # so that it is told of the body's error
+            yield held
 
     def tidy(self) -> None:
         """Remove lock files without a mark whose holders, which only looked, were killed. Raises Unwritable."""

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from errno import EBADF
 
-from datastore.api import Busy
+from datastore.api import Busy, Held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,20 +47,21 @@ def directory_flock(path: str, timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def passing_flock(path: str, timeout: float, keep_mark: bool = False) -> Iterator[bool]:
+def passing_flock(path: str, timeout: float, keep_mark: bool = False) -> Iterator[Held]:
     """As `flock`, for a lock file that belongs to one thing only: it is removed before it is let go.
 
-    Yields whether a holder was killed before it could do so: then its file, with a mark in it, is still there. It stays
-    until a body that was told so has come to its end without an error. With keep_mark it stays in any case, and none is
-    made: for whoever only looks.
+    A holder that was killed after it had begun has left its file with a mark in it. It stays until a body that was told
+    so has come to its end without an error; with keep_mark it stays in any case.
     """
     fd = _acquire(path, time.monotonic() + timeout, timeout)
     keep = interrupted = os.fstat(fd).st_size > 0
+
+    def begin() -> None:
+        with suppress(OSError):  # on a full disk the lock still locks
+            os.write(fd, b"held\n")
+
     try:
-        if not keep_mark:
-            with suppress(OSError):  # on a full disk the lock still locks
-                os.write(fd, b"held\n")
-        yield interrupted
+        yield Held(interrupted, begin)
         keep = interrupted and keep_mark
     finally:
         if not keep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager, suppress
 
-from datastore.api import Conflict, Exists, Missing, Record
+from datastore.api import Conflict, Exists, Held, Missing, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class MemoryStore:
         yield
 
     @contextmanager
-    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[Held]:
         """Do nothing: there are no other processes here."""
-        yield False
+        yield Held(False, lambda: None)
 
     def tidy(self) -> None:
         """Do nothing: what is in memory is gone with its process."""

@@ -89,9 +89,9 @@ static bool make_request(void) {
     const char *path = setting("CNI_NETNS", NULL);
     size = 0;
     add_frame(PLUGIN, name, strlen(name));
-    for (char **variable = environ; *variable; variable++)
-        if (!strncmp(*variable, "CNI_", 4) || !strncmp(*variable, "CALICO_", 7))
-            add_frame(ENV, *variable, strlen(*variable));
+    for (char **entry = environ; *entry; entry++)
+        if (!strncmp(*entry, "CNI_", 4) || !strncmp(*entry, "CALICO_", 7) || !strncmp(*entry, "NO_DEFAULT_POOLS=", 17))
+            add_frame(ENV, *entry, strlen(*entry));
     if (path && (netns = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) < 0)
         add_frame(NO_NETNS, &(uint32_t){(uint32_t)errno}, 4);
     if (!stat("/proc/self/ns/net", &host)) add_frame(HOST_NETNS, (uint64_t[]){host.st_dev, host.st_ino}, 16);

@@ -22,6 +22,9 @@ HOST_ADDRESSES = ("10.254.0.1/32", "fd00:fe::1/128")
 NODE = "jh3014c"  # its walk begins at the first block of any pool: the FNV-1 hash of this name is 0
 POOL = {"CALICO_IPV4POOL_CIDR": "10.7.0.0/16", "CALICO_IPV6POOL_CIDR": "fd00:7::/64"}
 Json = dict[str, Any]
+# An ADD that was cut off and is done again gets what comes next; a test that needs a certain address asks for it.
+ASKED: Json = {"env": {"CNI_ARGS": "IP=10.7.0.0"}}
+ASKED_DUAL: Json = {"ipam": {"assign_ipv6": "true"}, "args": {"cni": {"ips": ["10.7.0.0", "fd00:7::"]}}}
 
 
 class Netns:
@@ -109,8 +112,8 @@ class Pod:
 class Machine:
     """A host with the installed plugin and a datastore of its own."""
 
-    def __init__(self, bin_dir: Path, datastore: Path) -> None:
-        self.bin_dir, self.datastore = bin_dir, datastore
+    def __init__(self, bin_dir: Path, datastore: Path, *, verbs_are_killed: bool = False) -> None:
+        self.bin_dir, self.datastore, self.verbs_are_killed = bin_dir, datastore, verbs_are_killed
         self.host = Netns()
         for address in HOST_ADDRESSES:
             self.host.ip("address", "add", address, "dev", "lo")
@@ -161,8 +164,12 @@ class Machine:
         assert self.call("DEL", pod, ifname, **more).ok == {}
 
     def records(self) -> list[Path]:
-        """The records that say that somebody holds an address or an interface, and locks left behind."""
-        kinds = ("calico/ipam/v2/handle", "calico/resources/v3/projectcalico.org/workloadendpoints", ".held")
+        """The records that say that somebody holds an address or an interface, and locks left behind.
+
+        Where verbs are killed, locks left behind tell of it.
+        """
+        kinds = ("calico/ipam/v2/handle", "calico/resources/v3/projectcalico.org/workloadendpoints",
+                 *(() if self.verbs_are_killed else (".held",)))
         return [file for kind in kinds for file in (self.datastore / kind).rglob("*") if file.is_file()]
 
     def allocated(self) -> dict[str, str]:

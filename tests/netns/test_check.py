@@ -8,7 +8,7 @@ import pytest
 
 from cni_calico.errors import DRIFT, INCOMPATIBLE_VERSION, INVALID_CONFIG, INVALID_NETNS
 
-from .machine import Machine, Pod
+from .machine import ASKED_DUAL, Machine, Pod
 
 DUAL = {"assign_ipv6": "true"}
 Break = Callable[[Machine, Pod, str], object]
@@ -51,7 +51,7 @@ def test_drift(machine: Machine, name: str) -> None:
     """Each thing an ADD made, once taken away, fails CHECK by name; DEL still leaves nothing in the kernel."""
     breaks, word = DRIFTS[name]
     pod = machine.pod()
-    host_name = machine.add(pod, ipam=DUAL)["interfaces"][0]["name"]
+    host_name = machine.add(pod, **ASKED_DUAL)["interfaces"][0]["name"]
     assert machine.check(pod, ipam=DUAL).ok == {}
     breaks(machine, pod, host_name)
     error = machine.check(pod, ipam=DUAL).error

@@ -10,7 +10,7 @@ import pytest
 from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, INVALID_CONFIG, INVALID_ENVIRONMENT, INVALID_NETNS, KERNEL
 
-from .machine import Json, Machine
+from .machine import ASKED, ASKED_DUAL, Json, Machine
 
 GATEWAY4, GATEWAY6 = "169.254.1.1", "fe80::ecee:eeff:feee:eeee"
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
@@ -41,7 +41,7 @@ def test_pods_and_host_reach_each_other(machine: Machine, families: str) -> None
 def test_the_result(machine: Machine) -> None:
     """The result lists host end and pod end, /32 and /128 addresses on the pod's, and the default routes."""
     pod = machine.pod("c1")
-    result = machine.add(pod, ipam=FAMILIES["dual"])
+    result = machine.add(pod, **ASKED_DUAL)
     name = Attachment("net", "c1", "eth0").host_ifname
     mac = pod.netns.link("eth0")["address"]
     assert result == {
@@ -58,7 +58,7 @@ def test_the_result(machine: Machine) -> None:
 def test_the_pod_s_side(machine: Machine) -> None:
     """The pod has its addresses, the gateway on the link, the default routes, and permanent neighbour entries."""
     pod = machine.pod()
-    machine.add(pod, ipam=FAMILIES["dual"])
+    machine.add(pod, **ASKED_DUAL)
     link = pod.netns.link("eth0")
     assert (link["linkinfo"]["info_kind"], link["operstate"], link["mtu"]) == ("veth", "UP", 1500)
     addresses = pod.netns.ip_json("address", "show", "dev", "eth0")[0]["addr_info"]
@@ -77,7 +77,7 @@ def test_the_pod_s_side(machine: Machine) -> None:
 def test_the_host_s_side(machine: Machine) -> None:
     """The host end has MAC, alias, sysctls, a /32 and a /128 route and permanent neighbour entries."""
     pod = machine.pod("c1")
-    name = machine.add(pod, ipam=FAMILIES["dual"])["interfaces"][0]["name"]
+    name = machine.add(pod, **ASKED_DUAL)["interfaces"][0]["name"]
     link = machine.host.link(name)
     assert (link["address"], link["operstate"], link["ifalias"]) == (HOST_MAC, "UP", "calico:net:c1:eth0")
     route = next(route for route in machine.host.ip_json("-4", "route") if route["dst"] == "10.7.0.0")
@@ -256,7 +256,7 @@ def test_a_route_that_leads_elsewhere(machine: Machine) -> None:
     machine.host.ip("link", "add", "stale0", "type", "veth", "peer", "name", "stale1")
     machine.host.ip("link", "set", "stale0", "up")
     machine.host.ip("route", "add", "10.7.0.0/32", "dev", "stale0")
-    error = machine.call("ADD", machine.pod()).error
+    error = machine.call("ADD", machine.pod(), **ASKED).error
     assert error["code"] == KERNEL
     assert "10.7.0.0" in error["msg"]
     assert "stale0" in error["msg"]
@@ -310,7 +310,7 @@ def test_the_host_end_s_mac_is_held(machine: Machine) -> None:
 def test_a_route_that_leads_nowhere(machine: Machine, kind: str) -> None:
     """A host route that would swallow the pod's packets fails the ADD in plain words."""
     machine.host.ip("route", "add", kind, "10.7.0.0/32")
-    error = machine.call("ADD", machine.pod()).error
+    error = machine.call("ADD", machine.pod(), **ASKED).error
     assert "leads nowhere" in error["msg"]
     assert machine.left() == []
 
@@ -318,7 +318,7 @@ def test_a_route_that_leads_nowhere(machine: Machine, kind: str) -> None:
 def test_an_address_of_the_host(machine: Machine) -> None:
     """A pool that has an address of the host itself is told as that."""
     machine.host.ip("address", "add", "10.7.0.0/32", "dev", "lo")
-    assert "an address of the host" in machine.call("ADD", machine.pod()).error["msg"]
+    assert "an address of the host" in machine.call("ADD", machine.pod(), **ASKED).error["msg"]
     assert machine.left() == []
 
 

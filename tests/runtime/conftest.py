@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.ways import Way
+
 from . import goparts
 from .host import Host, UnavailableError
 from .installed import DEBIAN_PLUGINS, Before, Installed, install, kept
@@ -56,34 +58,36 @@ def plugin(shelf: Path) -> Installed:
 
 
 @pytest.fixture
-def net(plugin: Installed, scratch: Path) -> Iterator[Installed]:
+def net(plugin: Installed, scratch: Path, way: Way) -> Iterator[Installed]:
     """The installed plugin, lent to one test with an empty store."""
-    yield from kept(plugin, scratch / "store-before")
+    yield from kept(plugin, scratch / "store-before", way)
 
 
-def _machine(*, default_route: bool) -> Iterator[Host]:
-    """A host with a network card, with or without a default route."""
+def _machine(way: Way, scratch: Path, *, default_route: bool) -> Iterator[Host]:
+    """A host with a network card, with or without a default route, and whatever verbs need in this way."""
     try:
         machine = Host()
     except UnavailableError as reason:
         without("a host of our own", reason, needed=True)
     try:
         machine.uplink(default_route=default_route)
-        yield machine
+        with way.serving(machine.netns, scratch) as env:
+            machine.env.update(env)
+            yield machine
     finally:
         machine.close()
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
+def host(way: Way, scratch: Path) -> Iterator[Host]:
     """A machine with a network card, a router and a default route."""
-    yield from _machine(default_route=True)
+    yield from _machine(way, scratch, default_route=True)
 
 
 @pytest.fixture(params=["routed", "no-default-route"])
-def any_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+def any_host(request: pytest.FixtureRequest, way: Way, scratch: Path) -> Iterator[Host]:
     """Both kinds of machine, one after the other."""
-    yield from _machine(default_route=request.param == "routed")
+    yield from _machine(way, scratch, default_route=request.param == "routed")
 
 
 @pytest.fixture

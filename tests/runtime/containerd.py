@@ -108,7 +108,8 @@ class Containerd:
         """Start the daemon, and wait until it says that it and the network are ready."""
         with (self.home / "log").open("ab") as log:
             command = self.host.argv("containerd", "-c", str(self.home / "config.toml"))
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                             env={**os.environ, **self.host.env})
         self._channel = grpc.insecure_channel(f"unix:{self.home}/c.sock", options=_EAGER)
         self.cri = self._services.RuntimeServiceStub(self._channel)
         eventually(self._ready, f"containerd to be ready; it logs to {self.home}/log", seconds=30)

@@ -66,6 +66,7 @@ class Host:
 
     def __init__(self) -> None:
         """Start the machine, with loopback up and nothing else."""
+        self.env: dict[str, str] = {}  # what all that is run on it is told
         if os.geteuid() != 0:
             raise UnavailableError("needs root, for network namespaces")
         for each in ("busybox", "ip", "unshare", "nsenter", "setpriv"):
@@ -91,6 +92,11 @@ class Host:
             os.kill(self._init, signal.SIGKILL)
         self._holder.communicate()
 
+    @property
+    def netns(self) -> str:
+        """The path of the machine's network namespace."""
+        return f"/proc/{self._holder.pid}/ns/net"
+
     def argv(self, *command: str) -> list[str]:
         """The command line that runs a command on this machine."""
         proc = f"/proc/{self._holder.pid}/ns"
@@ -114,7 +120,7 @@ class Host:
         """Run a command to its end; with check, a failure shows what it printed."""
         done = subprocess.run(
             self.argv(*command),
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **self.env, **(env or {})},
             input=stdin,
             capture_output=True,
             text=True,

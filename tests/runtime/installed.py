@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tests.ways import Way
 
 from .host import Host, Kernel
 
@@ -24,15 +26,11 @@ ENDPOINTS = "calico/resources/v3/projectcalico.org/workloadendpoints"
 
 @dataclass(frozen=True)
 class Installed:
-    """One prefix that install-cni has filled."""
+    """One prefix that install-cni has filled, and where its executables are."""
 
     prefix: Path
     pool: str
-
-    @property
-    def bin_dir(self) -> Path:
-        """Where the executables are."""
-        return self.prefix / "opt/cni/bin"
+    bin_dir: Path
 
     @property
     def conf_dir(self) -> Path:
@@ -84,12 +82,12 @@ class Installed:
 
 
 def install(prefix: Path, **environment: str) -> Installed:
-    """Run install-cni as its own process, for a host under a prefix."""
+    """Run install-cni as its own process, for a host under a prefix; a test's way may put the launcher in front."""
     pool = environment.setdefault("CALICO_IPV4POOL_CIDR", POOL)
     done = subprocess.run(
         [sys.executable, "-m", "install", "--prefix", str(prefix)],
         cwd=REPO,
-        env={**os.environ, **environment},
+        env={**os.environ, "CALICO_LAUNCHER": "no", **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -97,13 +95,13 @@ def install(prefix: Path, **environment: str) -> Installed:
     )
     if done.returncode:
         raise AssertionError(f"install-cni: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    return Installed(prefix, pool)
+    return Installed(prefix, pool, prefix / "opt/cni/bin")
 
 
-def kept(installed: Installed, spare: Path) -> Iterator[Installed]:
-    """Lend an installation to one test, and put its store back as it was, whatever the test left there."""
+def kept(installed: Installed, spare: Path, way: Way) -> Iterator[Installed]:
+    """Lend an installation to one test, in its way, and put the store back as it was, whatever the test left there."""
     shutil.copytree(installed.store, spare)
-    yield installed
+    yield replace(installed, bin_dir=way.bin_dir(installed.bin_dir))
     if installed.records():
         shutil.rmtree(installed.store)
         shutil.copytree(spare, installed.store)

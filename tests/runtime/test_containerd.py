@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.ways import Way
+
 from . import containerd
 from .conftest import needs, without
 from .containerd import Containerd, Pod
@@ -46,9 +48,9 @@ def tiny(shelf: Path) -> Installed:
 
 
 @pytest.fixture
-def tiny_net(tiny: Installed, scratch: Path) -> Iterator[Installed]:
+def tiny_net(tiny: Installed, scratch: Path, way: Way) -> Iterator[Installed]:
     """The small pool, lent to one test."""
-    yield from kept(tiny, scratch / "store-before")
+    yield from kept(tiny, scratch / "store-before", way)
 
 
 def test_a_pod_has_an_address_and_reaches_the_others(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from datastore.api import Change, Conflict, Exists, Missing, Record, Store, StoreError, Torn, Unwritable
+from datastore.api import Change, Conflict, Exists, Held, Missing, Record, Store, StoreError, Torn, Unwritable
 from datastore.memory import MemoryStore
 
 Json = dict[str, Any]
@@ -74,8 +74,8 @@ class Door:
         yield
 
     @contextmanager
-    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[bool]:
-        yield False
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[Held]:
+        yield Held(False, lambda: None)
 
     def tidy(self) -> None:
         self.inner.tidy()

@@ -262,8 +262,8 @@ def test_an_audit_leaves_the_mark_of_a_killed_verb(house: House) -> None:
     folder.mkdir()
     (folder / link).write_text("held\n")
     assert house.kinds() == {"leaked"}
-    with house.store.hold(link, 0) as interrupted:
-        assert interrupted
+    with house.store.hold(link, 0) as held:
+        assert held.interrupted
 
 
 def test_a_pod_that_comes_between_two_looks(house: House) -> None:

@@ -15,7 +15,8 @@ from datastore.lock import flock, library_lock, passing_flock
 
 Lock = Callable[[str, float], AbstractContextManager[None]]
 HOLD = "import sys\nfrom datastore.lock import *\nfrom datastore import lock\n" \
-       "with getattr(lock, sys.argv[1])(sys.argv[2], 5):\n print(1, flush=True)\n input()"
+       "with getattr(lock, sys.argv[1])(sys.argv[2], 5) as held:\n held and held.begin()\n" \
+       " print(1, flush=True)\n input()"
 
 
 @pytest.mark.parametrize("theirs", ["flock", "library_lock"])
@@ -46,27 +47,27 @@ def test_a_passing_lock_tells_of_a_killed_holder(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), passing_flock(path, 1) as interrupted:
-            assert interrupted
+        with pytest.raises(ZeroDivisionError), passing_flock(path, 1) as held:
+            assert held.interrupted
             raise ZeroDivisionError  # it could not clean up: the next one is told again
-    with passing_flock(path, 1) as interrupted:
-        assert interrupted
-    with passing_flock(path, 1) as interrupted:
-        assert not interrupted
+    with passing_flock(path, 1) as held:
+        assert held.interrupted
+    with passing_flock(path, 1) as held:
+        assert not held.interrupted
 
 
 def test_who_only_looks_leaves_the_mark(tmp_path: Path) -> None:
     """A mark is there after a look as before it; where there was none, a look makes none, not even if it is killed."""
     path = tmp_path / "lock"
-    with passing_flock(str(path), 1, keep_mark=True) as interrupted:
-        assert (interrupted, path.read_bytes()) == (False, b"")
+    with passing_flock(str(path), 1, keep_mark=True) as held:
+        assert (held.interrupted, path.read_bytes()) == (False, b"")
     assert not path.exists()
     path.write_text("held\n")
     for _ in range(2):
-        with passing_flock(str(path), 1, keep_mark=True) as interrupted:
-            assert interrupted
-    with passing_flock(str(path), 1) as interrupted:
-        assert interrupted
+        with passing_flock(str(path), 1, keep_mark=True) as held:
+            assert held.interrupted
+    with passing_flock(str(path), 1) as held:
+        assert held.interrupted
     assert not path.exists()
 
 

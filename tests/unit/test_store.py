@@ -123,8 +123,8 @@ def test_a_hold_that_ends_is_no_killed_one(store: Store, keep_mark: bool) -> Non
     with pytest.raises(ZeroDivisionError), store.hold("x", 1, keep_mark=keep_mark):
         raise ZeroDivisionError
     for _ in range(2):
-        with store.hold("x", 1, keep_mark=keep_mark) as interrupted:
-            assert not interrupted
+        with store.hold("x", 1, keep_mark=keep_mark) as held:
+            assert not held.interrupted
 
 
 def test_nothing_to_mend(store: Store) -> None:
