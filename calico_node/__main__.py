@@ -50,8 +50,11 @@ def main(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
 
     try:
         serve(path, queue, metrics)
-    except (Unusable, NotLoopback, OSError) as error:
+    except (Unusable, NotLoopback) as error:
         click.echo(f"calico-node: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"calico-node: cannot serve {path}: {error}; it has to be run as root", err=True)
         sys.exit(1)
 
 

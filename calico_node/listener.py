@@ -7,11 +7,12 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from calico_node.server import BACKLOG
 
 PRIVATE_DIRECTORY, PRIVATE = 0o700, 0o177
+LONGEST_PATH = 107  # include/uapi/linux/un.h: UNIX_PATH_MAX is 108, one is the terminator
 OTHERS_WRITE = 0o022
 
 
@@ -23,11 +24,15 @@ class Unusable(Exception):
 def listening(path: str) -> Iterator[socket.socket]:
     """Yield a socket that listens at the path, which is removed in the end. Raises Unusable, OSError."""
     path = os.path.abspath(path)
+    new = f"{path}.new"  # bound beside its place: a launcher finds the former socket, or this one, listening
+    if os.path.isdir(path):
+        raise Unusable(f"{path} is a directory; name a socket in it")
+    if len(os.fsencode(new)) > LONGEST_PATH:
+        raise Unusable(f"{path} is too long for a socket; use a shorter one, of {LONGEST_PATH - 4} bytes at most")
     _make_private(os.path.dirname(path))
-    with _only_one(path):
-        new = f"{path}.new"  # bound beside its place: a launcher finds the former socket, or this one, listening
-        with suppress(FileNotFoundError):
-            os.unlink(new)
+    with _only_one(path), ExitStack() as left:
+        _remove(new)
+        left.callback(_remove, new)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
             mask = os.umask(PRIVATE)
             try:
@@ -39,8 +44,12 @@ def listening(path: str) -> Iterator[socket.socket]:
             try:
                 yield listener
             finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+                _remove(path)
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _make_private(folder: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from calico_node.protocol import END, Inbox, ProtocolError, Request, request_of
 from cni_calico.errors import INVALID_ENVIRONMENT
 from cni_calico.log import Log
 
 SUFFIX = ".del"
+LAUNCHER_SECONDS = 100.0  # no launcher lasts longer (launcher/calico.c)
 MOST_BYTES = 1 << 20
 
 
@@ -31,6 +34,7 @@ class DelQueue:
     def drain(self) -> int:
         """Carry out all that is queued, oldest first; return how many stay, because they failed. Raises nothing."""
         left = 0
+        self._remove_half_written()
         for name in self._names():
             path = os.path.join(self._folder, name)
             try:
@@ -55,6 +59,15 @@ class DelQueue:
             return why
         os.unlink(path)
         return ""
+
+    def _remove_half_written(self) -> None:
+        """Remove what launchers that were killed have begun to write."""
+        long_ago = time.time() - LAUNCHER_SECONDS
+        with suppress(OSError):
+            for name in os.listdir(self._folder):
+                path = os.path.join(self._folder, name)
+                if name.startswith(".") and name.endswith(".tmp") and os.lstat(path).st_mtime < long_ago:
+                    os.unlink(path)
 
     def _names(self) -> list[str]:
         try:

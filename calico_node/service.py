@@ -33,7 +33,7 @@ class _Asked(Warm):
 
     def __init__(self, shared: Shared, request: Request, conversation: Conversation) -> None:
         super().__init__(shared, conversation.netns, request.netns_errno)
-        self.stdout, self.was_sent = io.BytesIO(), False
+        self.stdout, self.was_sent, self.ended = io.BytesIO(), False, 0.0
         self._conversation, self._idling = conversation, shared.workers.idling
 
     def still_wanted(self, call: Call, store: Store) -> None:
@@ -43,7 +43,7 @@ class _Asked(Warm):
 
     def deliver(self) -> bool:
         """Send what was printed as the answer of a verb that worked; tell whether it was taken."""
-        self.was_sent = True
+        self.was_sent, self.ended = True, time.monotonic()
         with self._idling():
             return self._conversation.say(protocol.result(0, self.stdout.getvalue())) and self._conversation.was_taken()
 
@@ -96,9 +96,10 @@ class Service:
             conversation.say(protocol.frame(protocol.DECLINED, str(error).encode(errors="replace")))
             return
         if not world.was_sent:
+            world.ended = time.monotonic()
             conversation.say(protocol.result(code, world.stdout.getvalue()))
-        stages = {"queue": max(0.0, began - conversation.asked), **world.laps}
-        stages["total"] = sum(stages.values())
+        queued, total = max(0.0, began - conversation.asked), world.ended - conversation.asked
+        stages = {"queue": queued, **world.laps, "total": total}
         error_code = int(_error(world.stdout).get("code", code)) if code else 0
         self._observe(request.plugin, request.env.get("CNI_COMMAND", ""), error_code, stages)
 

@@ -46,7 +46,7 @@ class Web:
         self._registry, self._alive, self._unready = registry, alive, unready
         family, place = _place(host, port)
         if not others_allowed and not ip_address(place[0].partition("%")[0]).is_loopback:
-            raise NotLoopback(f"{host} is not a loopback address")
+            raise NotLoopback(f"{host} is not a loopback address; use 127.0.0.1, [::1], or off")
         self._server = _Server(family, place, {
             "/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness,
         }, patience)

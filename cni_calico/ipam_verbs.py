@@ -38,7 +38,7 @@ def add(call: Call) -> Result:
     store = addresses.store_of(call)
     once_a_boot(call, store)
     with attached(call, store) as held, Undo() as undo:
-        if held.interrupted:
+        if held.interrupted and call.resumed:
             addresses.take(store, call.attachment)
         addresses.refuse_duplicate(call, store)
         held.begin()
@@ -57,6 +57,7 @@ def delete(call: Call) -> None:
     with attached(call, store) as held:
         held.begin()
         call.world.free(store, partial(addresses.take, attachment=call.attachment))
+    call.world.lap("ipam")
 
 
 def check(call: Call) -> None:

@@ -43,8 +43,8 @@ def add(call: Call) -> Result:
         fd = resources.enter_context(call.world.open_netns(call.netns))
         pod = resources.enter_context(dataplane.open_pod(fd))
         host = resources.enter_context(Socket())
-        if held.interrupted:
-            dataplane.disconnect(call.attachment, host, call.world)
+        if held.interrupted and (call.resumed or not _find(call, store, call.attachment)):
+            dataplane.disconnect(call.attachment, host, call.world)  # an ADD's record is the last it makes
         dataplane.refuse_existing(pod, call.attachment.ifname)
         held.begin()
         call.world.lap("wiring")
@@ -88,8 +88,10 @@ def check(call: Call) -> None:
         addresses.require(store, call.attachment, held)
     else:
         _delegate().check(call)
+    call.world.lap("ipam")
     with call.world.open_netns(call.netns) as fd, dataplane.open_pod(fd) as pod, Socket() as host:
         dataplane.verify(wire, host, pod)
+    call.world.lap("wiring")
 
 
 def gc(call: Call) -> None:

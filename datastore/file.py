@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
+FORGET_SECONDS = 3600.0  # runtimes repeat a verb that failed within minutes, or give the container up
 READ_BYTES = 1 << 16  # more than nearly every record has
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 PLAIN_PATH = PLAIN | {"/"}
@@ -185,14 +186,18 @@ class FileStore:
             yield held
 
     def tidy(self) -> None:
-        """Remove lock files without a mark whose holders, which only looked, were killed. Raises Unwritable."""
-        folder = os.path.join(self.root, ".held")
+        """Remove lock files of killed holders that had not begun, or whose verb nobody has repeated for long.
+
+        Raises Unwritable.
+        """
+        folder, long_ago = os.path.join(self.root, ".held"), time.time() - FORGET_SECONDS
         try:
             with os.scandir(folder) as entries:
-                empty = [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_size == 0]
-            for path in empty:
-                with suppress(Busy), passing_flock(path, 0, keep_mark=True):
-                    pass  # which removes it in the end
+                found = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
+            for path, about in found:
+                if about.st_size == 0 or about.st_mtime < long_ago:
+                    with suppress(Busy), passing_flock(path, 0):
+                        pass  # which removes it in the end
         except FileNotFoundError:
             return
         except OSError as error:

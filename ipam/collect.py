@@ -1,7 +1,7 @@
-"""Collecting what nobody comes back for: addresses whose rest is over, and empty blocks that no node has.
+"""Collecting what nobody comes back for: rested addresses, empty blocks that no node has, handles without an address.
 
 An assignment frees rested addresses of the block that it takes from; blocks that no node has are not taken from first
-(Calico: GarbageCollectColdIPs).
+(Calico: GarbageCollectColdIPs). A handle is written before the block, and stays alone where that was cut off.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from datastore import keys
 from datastore.api import Conflict, Corrupt, Missing
-from datastore.model import block_json, block_of
+from datastore.model import block_json, block_of, handle_of
 from ipam import configuration
 from ipam.block import check
 from ipam.cooldown import settled
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 def collect(store: Store) -> int:
-    """Free rested addresses and remove empty blocks of no node; return how many blocks were changed.
+    """Free rested addresses, remove empty blocks of no node and idle handles; return how many blocks were changed.
 
     Damaged blocks, and those that others are writing, are passed over. Raises Unwritable, Busy.
     """
     changed = 0
     with store.exclusive():
+        _drop_idle_handles(store)
         try:
             seconds = configuration.load(store).cooldown_seconds
         except Corrupt:
@@ -36,6 +37,29 @@ def collect(store: Store) -> int:
                 with suppress(Conflict, Missing, Corrupt):
                     changed += _collect(store, store.get(key), seconds)
     return changed
+
+
+def _drop_idle_handles(store: Store) -> None:
+    """Remove the handles that no block names, unless they name one that is lost; none where a block cannot be read.
+
+    They are listed before the blocks are read: one that is made meanwhile, with its block, is not among them.
+    """
+    idle, present = set(store.keys(keys.HANDLES)), set()
+    for family in (4, 6):
+        for key in store.keys(keys.blocks(family)):
+            try:
+                block = block_of(store.get(key))
+            except Missing:
+                continue
+            except Corrupt:
+                return
+            present.add(block.cidr)
+            idle -= {keys.handle(owner.handle) for owner in block.attributes if owner.handle}
+    for key in sorted(idle):
+        with suppress(Conflict, Missing, Corrupt):
+            record = store.get(key)
+            if handle_of(record).blocks.keys() <= present:
+                store.delete(key, record.revision)
 
 
 def _collect(store: Store, record: Record, seconds: int) -> bool:
