@@ -19,13 +19,14 @@ from bench import fast_chart, fast_load, fast_sides, fast_wiring, ground
 from bench.fast_sides import Host, Installed, Side
 from bench.ground import REFERENCE, BenchError, machine, machine_line, new_netns, say
 from bench.rows import Json, markdown, table
+from bench.starter import Starter
 
 PARTS = ("single", "at-once", "wiring", "memory", "pods")
 SHOWN = ("ADD", "DEL")
 QUICK = {"runs": 5, "frozen": 0, "parallel": 10, "rounds": 1, "cycles": 100, "pods": 20}
 EXAMPLES = """\
 examples:
-  bench/fast_path                             everything; needs 3 GB of memory for 10,000 pods
+  bench/fast_path                             everything; needs 3.3 GB of memory for 10,000 pods
   bench/fast_path --quick                     small numbers, to see that it works
   bench/fast_path --only single,at-once --runs 500
   bench/fast_path --only pods --pods 2000
@@ -33,7 +34,7 @@ examples:
   bench/fast_path -o json > today.json
   bench/fast_path -o markdown --chart docs/performance-stages.svg    what docs/performance.md shows
 
-The bars are shown beside the ratios; the exit code does not depend on them.
+The bars are shown beside the ratios, that of STATUS (ms, for its p99) beside its figures; the exit code does not depend on them.
 """
 
 
@@ -61,11 +62,15 @@ def stages_of(ours: Side, theirs: Side, told: Json) -> Json:
 
 
 def at_once_part(host: Host, pods: Sequence[str], options: argparse.Namespace) -> list[Json]:
-    """Return rows of many at once."""
+    """Return rows of many at once, and of STATUS meanwhile."""
     say(f"{options.rounds} rounds of {len(pods)} at once, in turn")
     ours, theirs = host.side(fast_sides.OURS), host.reference()
     fast_sides.many_at_once((ours, theirs), pods, options.rounds)
-    return fast_sides.at_once_rows(ours, theirs, len(pods))
+    rows = fast_sides.at_once_rows(ours, theirs, len(pods))
+    rounds = min(options.rounds, fast_sides.STATUS_ROUNDS)
+    say(f"{rounds} rounds of {len(pods)} at once, with STATUS meanwhile")
+    times = fast_sides.status_meanwhile(ours, Starter(host.folder), pods, rounds)
+    return [*rows, fast_sides.status_row(times, len(pods))]
 
 
 def measure(installed: Installed, options: argparse.Namespace) -> Json:

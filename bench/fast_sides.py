@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import ground
 from bench.agent import Agent
 from bench.ground import REFERENCE, REFERENCE_BIN, BenchError, alternate, run
-from bench.rows import Json, row
+from bench.rows import Json, absolute, row
 from bench.starter import Batch, Job, Starter
 
 OURS = "launcher + agent"
@@ -20,6 +21,9 @@ MOST_BLOCKS = 1000  # of one node: Calico's 20 blocks hold 1,280 pods
 BARS = {"ADD": 0.7, "DEL": 1.0}
 AT_ONCE_BARS = {"ADD": 0.6, "DEL": 0.4}
 CPU_BAR = 0.8
+STATUS_BAR_MS = 200.0  # the agent answers it whatever else it does: p99, not a ratio
+STATUS_ROUNDS = 4  # at most; some 20 answers each
+STATUS_VERSION = "1.1.0"  # the first CNI version that has it
 Pod = tuple[str, str]  # namespace and container id
 
 
@@ -103,13 +107,22 @@ class Side:
         agent = self.agent.spent_ms() if self.agent else 0.0
         self.cpus.append(agent + added.costs[0].cpu_ms + deleted.costs[0].cpu_ms)
 
-    def at_once(self, pods: Sequence[Pod]) -> None:
-        """Attach all pods at the same time, then detach all. Raises BenchError."""
+    def status(self, starter: Starter) -> Batch:
+        """Ask whether an ADD would be served, by a starter that is free. Raises BenchError."""
+        socket = self.agent.socket if self.agent else ground.NO_SOCKET
+        env = ground.host_environment("STATUS", self.executable.parent, socket)
+        conf = ground.stdin({**self.conf, "cniVersion": STATUS_VERSION}, None)
+        return starter.run([Job([str(self.executable)], env, conf)], prefix=self.prefix)
+
+    def at_once(self, pods: Sequence[Pod]) -> tuple[Batch, Batch]:
+        """Attach all pods at the same time, then detach all; return what came of either. Raises BenchError."""
         added = self.run("ADD", pods, at_a_time=len(pods))
         results = [json.loads(answer) for answer in added.answers]
         ground.require_distinct(self.what, results)
         self.at_once_ms["ADD"].append(added.wall_ms)
-        self.at_once_ms["DEL"].append(self.run("DEL", pods, results, len(pods)).wall_ms)
+        deleted = self.run("DEL", pods, results, len(pods))
+        self.at_once_ms["DEL"].append(deleted.wall_ms)
+        return added, deleted
 
     def forget(self) -> None:
         """Forget how long it took so far, which was warming up."""
@@ -152,6 +165,24 @@ def many_at_once(sides: tuple[Side, ...], pods: Sequence[str], rounds: int) -> N
             side.at_once([(pod, f"round-{number}-{index}") for index, pod in enumerate(pods)])
 
 
+def status_meanwhile(side: Side, asker: Starter, pods: Sequence[str], rounds: int) -> list[float]:
+    """Return how long each STATUS took, ms, asked one after the other while all pods are attached, then detached.
+
+    Only those count that began while some of the ADDs or DELs were still to end.
+    """
+    found: list[float] = []
+    for number in range(rounds):
+        asked: list[Batch] = []
+        with ThreadPoolExecutor(1) as threads:
+            load = threads.submit(side.at_once, [(pod, f"status-{number}-{index}") for index, pod in enumerate(pods)])
+            while not load.done():
+                asked.append(side.status(asker))
+        found += [batch.wall_ms for batch in asked if any(map(batch.began_during, load.result()))]
+    if not found:
+        raise BenchError("no STATUS was asked while pods were attached; raise --rounds or --parallel")
+    return found
+
+
 def frozen(host: Host, pod: str, runs: int) -> Side:
     """Measure single verbs while the agent is frozen."""
     side = host.side("launcher, agent frozen")
@@ -182,6 +213,11 @@ def at_once_rows(ours: Side, theirs: Side, parallel: int) -> list[Json]:
     for verb, bar in AT_ONCE_BARS.items():
         found += pair(f"{parallel} {verb}s at once", ours.at_once_ms[verb], theirs.at_once_ms[verb], bar)
     return found
+
+
+def status_row(values: Sequence[float], parallel: int) -> Json:
+    """Return how long STATUS took meanwhile, with a bar for its p99."""
+    return absolute(f"STATUS while {parallel} ADDs run, {OURS}", values, STATUS_BAR_MS)
 
 
 def pair(what: str, ours: list[float], theirs: list[float], bar: float | None) -> list[Json]:

@@ -3,7 +3,8 @@
  *     floor NETNS...
  *
  * For each line on stdin the next of these namespaces gets a veth pair (its end born there, both indexes chosen), which
- * is taken away again. Printed are the ns that either took. One batch of requests goes to each namespace.
+ * is taken away again. Printed are the ns that either took. No look-up, no check. Requests go in three batches: the
+ * pair; the rest of the host's, after the one setting that only a file below /proc/sys has; the pod's.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_link.h>
+#include <linux/ip.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
@@ -32,20 +34,14 @@
 
 static const unsigned char host_mac[6] = { 0xee, 0xee, 0xee, 0xee, 0xee, 0xee };
 static const unsigned char pod_mac[6] = { 0x0a, 0x58, 1, 2, 3, 4 };
-static const struct { const char *name, *value; } sysctls[] = { /* dataplane.host_sysctls of an IPv4 pod */
-	{ "ipv4/conf/" HOST_NAME "/route_localnet", "1" },
-	{ "ipv4/neigh/" HOST_NAME "/proxy_delay", "0" },
-	{ "ipv4/conf/" HOST_NAME "/proxy_arp", "1" },
-	{ "ipv4/conf/" HOST_NAME "/forwarding", "1" },
-	{ "ipv4/conf/" HOST_NAME "/rp_filter", "1" },
-	{ "ipv6/conf/" HOST_NAME "/accept_ra", "0" },
+static const int ipv4_conf[] = { /* dataplane.IPV4_CONF; all of them 1 */
+	IPV4_DEVCONF_ROUTE_LOCALNET, IPV4_DEVCONF_PROXY_ARP, IPV4_DEVCONF_FORWARDING, IPV4_DEVCONF_RP_FILTER,
 };
 
 /* A batch of requests being written. */
 static char batch[8192];
 static size_t length;
-static struct nlmsghdr *message;
-static int requests;
+static struct nlmsghdr *message; /* the last one */
 
 static long long now(void)
 {
@@ -66,10 +62,9 @@ static void append(const void *data, size_t size)
 static void request(int type, int flags, const void *header, size_t size)
 {
 	message = (struct nlmsghdr *)(batch + length);
-	*message = (struct nlmsghdr) { .nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | flags };
+	*message = (struct nlmsghdr) { .nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST | flags };
 	length += sizeof(*message);
 	append(header, size);
-	requests++;
 }
 
 static void attribute(int type, const void *data, size_t size)
@@ -98,25 +93,24 @@ static void nested(struct rtattr *head)
 	head->rta_len = batch + length - (char *)head;
 }
 
-/* Send the batch and wait for every answer. */
+/* Send the batch and wait for its end: only the last request is acknowledged, refusals come anyway. */
 static void carry_out(int socket)
 {
 	char answer[16384];
-	struct nlmsghdr *at;
+	struct nlmsghdr *at = (struct nlmsghdr *)answer;
 	ssize_t got;
 
+	message->nlmsg_flags |= NLM_F_ACK;
 	if (send(socket, batch, length, 0) < 0)
 		err(1, "netlink");
-	while (requests) {
-		got = recv(socket, answer, sizeof(answer), 0);
-		if (got < 0)
-			err(1, "netlink");
-		for (at = (struct nlmsghdr *)answer; NLMSG_OK(at, got); at = NLMSG_NEXT(at, got), requests--) {
-			errno = at->nlmsg_type == NLMSG_ERROR ? -((struct nlmsgerr *)NLMSG_DATA(at))->error : EPROTO;
-			if (errno)
-				err(1, "the kernel refused a request");
-		}
-	}
+	got = recv(socket, answer, sizeof(answer), 0);
+	if (got < 0)
+		err(1, "netlink");
+	errno = EPROTO;
+	if (NLMSG_OK(at, got) && at->nlmsg_type == NLMSG_ERROR)
+		errno = -((struct nlmsgerr *)NLMSG_DATA(at))->error;
+	if (errno)
+		err(1, "the kernel refused a request");
 	length = 0;
 }
 
@@ -154,6 +148,36 @@ static void set_up(int index, const char *alias)
 		attribute(IFLA_IFALIAS, alias, strlen(alias));
 }
 
+static void set_ipv4_conf(int index)
+{
+	struct ifinfomsg link = { .ifi_index = index };
+	struct rtattr *families, *family, *conf;
+	size_t i;
+
+	request(RTM_NEWLINK, 0, &link, sizeof(link));
+	families = nest(IFLA_AF_SPEC);
+	family = nest(AF_INET);
+	conf = nest(IFLA_INET_CONF);
+	for (i = 0; i < sizeof(ipv4_conf) / sizeof(*ipv4_conf); i++)
+		number(ipv4_conf[i], 1);
+	nested(conf);
+	nested(family);
+	nested(families);
+}
+
+static void set_proxy_delay(int index, unsigned long long milliseconds)
+{
+	struct ndtmsg header = { .ndtm_family = AF_INET };
+	struct rtattr *parameters;
+
+	request(RTM_SETNEIGHTBL, 0, &header, sizeof(header));
+	attribute(NDTA_NAME, "arp_cache", sizeof("arp_cache"));
+	parameters = nest(NDTA_PARMS);
+	number(NDTPA_IFINDEX, index);
+	attribute(NDTPA_PROXY_DELAY, &milliseconds, sizeof(milliseconds));
+	nested(parameters);
+}
+
 static void add_address(int index, in_addr_t address)
 {
 	struct ifaddrmsg header = { .ifa_family = AF_INET, .ifa_prefixlen = 32, .ifa_index = index };
@@ -189,19 +213,15 @@ static void add_route(int index, in_addr_t to, in_addr_t gateway, int priority)
 		number(RTA_PRIORITY, priority);
 }
 
-static void set_sysctls(void)
+/* Of a pod without IPv6 the host's end has none either, from before it is up. */
+static void disable_ipv6(void)
 {
-	char path[128];
-	size_t i;
-	int fd;
+	static const char path[] = "/proc/sys/net/ipv6/conf/" HOST_NAME "/disable_ipv6";
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
-	for (i = 0; i < sizeof(sysctls) / sizeof(*sysctls); i++) {
-		snprintf(path, sizeof(path), "/proc/sys/net/%s", sysctls[i].name);
-		fd = open(path, O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, sysctls[i].value, 1) != 1)
-			err(1, "%s", path);
-		close(fd);
-	}
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		err(1, "%s", path);
+	close(fd);
 }
 
 static int open_socket(void)
@@ -240,11 +260,14 @@ static void connect_pod(const char *path, int index, int host, int home)
 	int netns = open_netns(path), pod = open_socket_in(netns, home);
 
 	add_veth(index, netns);
+	carry_out(host);
+	disable_ipv6();
+	set_ipv4_conf(index);
 	set_up(index, ALIAS);
 	add_route(index, address, 0, ROUTE_PRIORITY);
 	add_neighbour(index, address, pod_mac);
+	set_proxy_delay(index, 0);
 	carry_out(host);
-	set_sysctls();
 	set_up(index, "");
 	add_address(index, address);
 	add_neighbour(index, gateway, host_mac);

@@ -105,10 +105,13 @@ def reference(folder: Path) -> Json:
 
 def environment(verb: str, pod: str, container: str, path: Path, socket: Path = NO_SOCKET) -> dict[str, str]:
     """Return the environment a runtime would set, and where the agent listens."""
-    return {
-        "PATH": SEARCH, "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_NETNS": pod,
-        "CNI_IFNAME": "eth0", "CNI_PATH": str(path), "CALICO_CNI_SOCKET": str(socket),
-    }  # fmt: skip
+    attachment = {"CNI_CONTAINERID": container, "CNI_NETNS": pod, "CNI_IFNAME": "eth0"}
+    return {**host_environment(verb, path, socket), **attachment}
+
+
+def host_environment(verb: str, path: Path, socket: Path = NO_SOCKET) -> dict[str, str]:
+    """Return the environment of a verb that is about no pod."""
+    return {"PATH": SEARCH, "CNI_COMMAND": verb, "CNI_PATH": str(path), "CALICO_CNI_SOCKET": str(socket)}
 
 
 def stdin(conf: Json, previous: Json | None) -> bytes:

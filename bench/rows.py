@@ -17,6 +17,11 @@ def row(
     return {"what": what, "unit": unit, **figures(values), "ratio": ratio, "bar": bar}
 
 
+def absolute(what: str, values: Sequence[float], bar: float, of: str = "p99") -> Json:
+    """Return a row that is beside no other: its bar is one of a figure itself, in ms."""
+    return {**row(what, values, bar=bar), "bar_of": of}
+
+
 def figures(values: Sequence[float]) -> Json:
     """Return median, 99th percentile and minimum."""
     ordered = sorted(values)
@@ -39,13 +44,17 @@ def markdown(what: str, rows: Sequence[Json]) -> str:
     for found in rows:
         numbers = [f"{found[name]:,.2f}" for name in ("median", "p99", "min")]
         ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}"
-        cells = [f"{found['what']}, {found['unit']}", *numbers, ratio, str(found["bar"] or "")]
+        cells = [f"{found['what']}, {found['unit']}", *numbers, ratio, _bar(found)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _numbers(found: Json) -> str:
     numbers = "".join(f"{found[name]:10.2f}" for name in ("median", "p99", "min"))
-    ratio = "" if found["ratio"] is None else f"{found['ratio']:7.2f}"
-    bar = f"  <= {found['bar']}" if found["bar"] else ""
+    ratio = f"{found['ratio']:7.2f}" if found["ratio"] is not None else " " * 7 if found["bar"] else ""
+    bar = f"  {'' if 'bar_of' in found else '<= '}{_bar(found)}" if found["bar"] else ""
     return f"{numbers}{ratio}{bar}"
+
+
+def _bar(found: Json) -> str:
+    return f"{found['bar_of']} <= {found['bar']} {found['unit']}" if "bar_of" in found else str(found["bar"] or "")

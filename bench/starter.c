@@ -5,7 +5,7 @@
  *
  * The file has for each process its arguments, an empty string, its environment, an empty string, and the file that is
  * its stdin; all of them end with a zero byte. stdout and stderr go to files of that name with .out and .err behind it.
- * Printed are the whole in ns, then a line for each: exit status as of waitpid(2), wall time in ns, CPU time in us,
+ * Printed are when it began (CLOCK_MONOTONIC) and the whole in ns, then a line for each: exit status as of waitpid(2), wall time in ns, CPU time in us,
  * what it executed and waited for included.
  */
 #define _GNU_SOURCE
@@ -145,7 +145,7 @@ int main(int argc, char **argv)
 			running--;
 		}
 	}
-	printf("%lld\n", now() - began);
+	printf("%lld %lld\n", began, now() - began);
 	for (job = jobs; job < jobs + count; job++)
 		printf("%d %lld %lld\n", job->status, job->ended - job->began, job->cpu_us);
 	return 0;

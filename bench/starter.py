@@ -32,11 +32,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Batch:
-    """What came of jobs: from the first start to the last end, and each one's cost and standard output."""
+    """What came of jobs: from the first start to the last end, and each one's cost and standard output.
 
+    `began_ms` is by the monotonic clock.
+    """
+
+    began_ms: float
     wall_ms: float
     costs: list[Cost]
     answers: list[bytes]
+
+    def began_during(self, other: Batch) -> bool:
+        """Tell whether it began while another one was being carried out."""
+        return 0 <= self.began_ms - other.began_ms < other.wall_ms
 
 
 class Starter:
@@ -61,7 +69,8 @@ class Starter:
             if status:
                 raise BenchError(f"{job.command[0]} {job.env.get('CNI_COMMAND', '')} failed: {_said(file)}")
             costs.append(Cost(wall_ns / 1e6, cpu_us / 1e3))
-        return Batch(int(whole) / 1e6, costs, [_output(file, ".out").read_bytes() for file in files])
+        began_ns, wall_ns = map(int, whole.split())
+        return Batch(began_ns / 1e6, wall_ns / 1e6, costs, [_output(file, ".out").read_bytes() for file in files])
 
 
 class Floor:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def preview(plan: Plan) -> Report:
     """Return what `apply` would do, having written nothing."""
-    report = Report(dry_run=True, warnings=list(plan.warnings))
+    report = Report(dry_run=True, warnings=list(plan.warnings), notes=list(plan.notes))
     if plan.tree:
         report.add("unchanged" if tree.is_complete(plan.tree.path) else "install", plan.tree.path)
     if plan.settings.datastore_type == "file":
@@ -36,7 +36,7 @@ def preview(plan: Plan) -> Report:
 
 def apply(plan: Plan) -> Report:
     """Put everything in its place and return what was done. Raises InstallError; what was there is then still there."""
-    report = Report(warnings=list(plan.warnings))
+    report = Report(warnings=list(plan.warnings), notes=list(plan.notes))
     with ExitStack() as directories, ExitStack() as lock, ExitStack() as new_tree, ExitStack() as temporaries:
         for folder in dict.fromkeys(file.path.parent for file in plan.files):
             files.make_directory(folder, directories)

@@ -55,6 +55,14 @@ def load(binary: Path | None) -> tuple[bytes | None, list[str]]:
         return binary.read_bytes(), []
 
 
+def lack(binary: Path | None) -> tuple[str, ...]:
+    """Return what to say where the launcher is wanted and was not built: what that costs, and what to do."""
+    if binary is None or binary.is_file():
+        return ()
+    return (f"no native launcher was built for {binary.name.removeprefix('calico-')}, so each verb starts a Python: "
+            "run launcher/build, pip install . and install-cni again (docs/launcher.md)",)
+
+
 def _fault(binary: Path) -> str:
     """Return why the launcher does not run here, "" when it does."""
     try:

@@ -28,6 +28,7 @@ class Plan:
     conflist: NewFile
     former: tuple[Path, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def files(self) -> tuple[NewFile, ...]:
@@ -59,6 +60,7 @@ def make(settings: Settings, packages: Mapping[str, Path]) -> Plan:
         conflist=NewFile(settings.conflist, conflist.serialize(chained.conflist), PRIVATE),
         former=_former_fall_backs(ours, kept, native),
         warnings=(*warnings, *doubts, *more, *chained.warnings),
+        notes=launcher.lack(settings.launcher) if any(path not in kept for path in ours) else (),
     )
 
 

@@ -20,11 +20,12 @@ class Action:
 
 @dataclass
 class Report:
-    """Everything done in order, and what the operator should know."""
+    """Everything done in order, what the operator should know, and what could be better."""
 
     dry_run: bool = False
     actions: list[Action] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, verb: str, subject: object, note: str = "") -> None:
         """Note one thing done."""
@@ -33,9 +34,11 @@ class Report:
     def lines(self) -> list[str]:
         """Return the report for people."""
         verbs = PAST | FUTURE if self.dry_run else PAST
-        return [f"{verbs[do.verb]} {do.subject}" + (f" ({do.note})" if do.note else "") for do in self.actions]
+        done = [f"{verbs[do.verb]} {do.subject}" + (f" ({do.note})" if do.note else "") for do in self.actions]
+        return [*done, *(f"note: {text}" for text in self.notes)]
 
     def json(self) -> str:
         """Return the report for programs."""
         actions = [{"action": PAST[do.verb], "subject": do.subject, "note": do.note} for do in self.actions]
-        return json.dumps({"dryRun": self.dry_run, "actions": actions, "warnings": self.warnings}, indent=2)
+        summary = {"dryRun": self.dry_run, "actions": actions, "warnings": self.warnings, "notes": self.notes}
+        return json.dumps(summary, indent=2)

@@ -141,7 +141,7 @@ def configurations(site: Recorder) -> None:
         "runtimeConfig": [7, {"ips": ["x"]}, {"mac": "x"}, {"ips": "10.7.0.1"}, {"MAC": "01:00:5e:00:00:01"}],
         "args": [7, {"cni": 7}, {"cni": {"ips": [7]}}], "ipam": [7, {}, {"type": 7}, None],
         "prevResult": [7, {}, {"ips": 7}, {"cniVersion": "9.9.9"}, {"cniVersion": "1.0.0", "ips": [{"address": "x"}]}],
-        "log_level": ["loud", 7], "log_file_path": ["/proc/nowhere/log", 7, "relative"], "log_file_max_size": ["x"],
+        "log_level": ["loud", 7], "log_file_path": ["/proc/nowhere/log", 7], "log_file_max_size": ["x"],
         "container_settings": [7], "include_default_routes": ["x"], "cni.dev/valid-attachments": [7, [7], [{}]],
     }
     for key, values in odd.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -41,7 +42,7 @@ def test_before_the_plugin(machine: Machine) -> None:
     """Both names are the launcher, and the plugin is behind each."""
     report = machine.install()
     assert ours(machine) == BEFORE
-    assert report.warnings == []
+    assert report.warnings == report.notes == []
     for name in BOTH:
         assert f'"{name}"'.encode() in subprocess.run([machine.bin_dir / name], capture_output=True, check=True).stdout
         for path in (machine.bin_dir / name, machine.bin_dir / f"{name}.py"):
@@ -53,7 +54,8 @@ def test_before_the_plugin(machine: Machine) -> None:
 
 @pytest.mark.parametrize("lack", ["switched off", "not built", "does not run", "not executable"])
 def test_alone(lack: str, machine: Machine) -> None:
-    """Without a launcher everything is as it was before there was one; one that is broken is a warning."""
+    """Without a launcher all is as it was before there was one; a broken one is a warning, none that was built a note.
+    """
     assert machine.launcher
     if lack == "switched off":
         machine.environment["CALICO_LAUNCHER"] = "no"
@@ -67,6 +69,9 @@ def test_alone(lack: str, machine: Machine) -> None:
     assert ours(machine) == ALONE
     warned = [str(machine.launcher) in warning for warning in report.warnings]
     assert warned == ([True] if lack in ("does not run", "not executable") else [])
+    told = [line for line in report.lines() if line.startswith("note: no native launcher was built for here, so")]
+    assert len(told) == len(report.notes) == (lack == "not built")
+    assert json.loads(report.json())["notes"] == apply.preview(machine.plan()).notes == report.notes
 
 
 def test_switching(machine: Machine) -> None:
@@ -177,6 +182,9 @@ def test_kept_plugins_get_no_launcher(machine: Machine) -> None:
     machine.environment["CALICO_LAUNCHER"] = "auto"
     machine.install()
     assert snapshot(machine.bin_dir) == before
+    assert machine.launcher
+    machine.launcher.unlink()
+    assert machine.install().notes == []
 
 
 def test_choice() -> None:
@@ -216,3 +224,4 @@ def test_architecture_without_launcher(monkeypatch: pytest.MonkeyPatch, machine:
     assert not native.binary().exists()
     found = replace(machine.settings, launcher=native.binary())
     assert launcher.load(found.launcher) == (None, [])
+    assert "built for riscv64" in launcher.lack(found.launcher)[0]
