@@ -34,7 +34,7 @@ examples:
   bench/fast_path -o json > today.json
   bench/fast_path -o markdown --chart docs/performance-stages.svg    what docs/performance.md shows
 
-The bars are shown beside the ratios, that of STATUS (ms, for its p99) beside its figures; the exit code does not depend on them.
+The bars are shown beside the ratios, that of STATUS is one of its p99; the exit code does not depend on them.
 """
 
 

@@ -18,7 +18,7 @@ def row(
 
 
 def absolute(what: str, values: Sequence[float], bar: float, of: str = "p99") -> Json:
-    """Return a row that is beside no other: its bar is one of a figure itself, in ms."""
+    """Return a row that is beside no other: its bar is one of a figure itself, in its unit."""
     return {**row(what, values, bar=bar), "bar_of": of}
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from struct import unpack
+from struct import pack, unpack
 from threading import Lock
 
 from calico_node import protocol
@@ -97,21 +97,34 @@ class Conversation:
         """Send a frame, which ends what the agent has to say; tell whether the launcher is there to get it."""
         with self._sending:
             try:
-                self._connection.settimeout(ANSWER_SECONDS)
+                self._connection.setblocking(True)
+                self._allow(socket.SO_SNDTIMEO, ANSWER_SECONDS)
                 self._connection.sendall(frame, socket.MSG_NOSIGNAL)
             except OSError:
                 return False
         return True
 
+    def _allow(self, way: int, seconds: float) -> None:
+        """Let the kernel end a wait: with settimeout even a send that is not to wait would do so (say_alive)."""
+        whole = int(seconds)
+        self._connection.setsockopt(socket.SOL_SOCKET, way, pack("=qq", whole, int((seconds - whole) * 10**6)))
+
     def was_taken(self) -> bool:
-        """Wait until the launcher says that it has passed the answer on, or is gone."""
-        try:
-            while data := self._connection.recv(RECEIVE_BYTES):
-                if any(kind == protocol.TAKEN for kind, _ in self._inbox.feed(data)):
-                    return True
-        except (OSError, ProtocolError):
-            return False
+        """Wait until the launcher says that it has passed the answer on, or is gone, or the time for it is over."""
+        until = time.monotonic() + ANSWER_SECONDS
+        with suppress(OSError, ProtocolError):
+            while (left := until - time.monotonic()) > 0:
+                self._allow(socket.SO_RCVTIMEO, max(left, 0.001))
+                data = self._connection.recv(RECEIVE_BYTES)
+                if not data or self._has_taken(data):
+                    return bool(data)
+        with suppress(OSError, ProtocolError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # from here on it cannot say so; what came before counts
+            return self._has_taken(self._connection.recv(RECEIVE_BYTES))
         return False
+
+    def _has_taken(self, data: bytes) -> bool:
+        return any(kind == protocol.TAKEN for kind, _ in self._inbox.feed(data))
 
     def close(self) -> None:
         """Close the connection and the descriptor that came with it."""

@@ -57,7 +57,8 @@ class DelQueue:
             Log().warning("a queued DEL that no attachment can have is dropped", file=path, why=why)
         elif code:
             return why
-        os.unlink(path)
+        if os.stat(path).st_mtime_ns == queued_at:  # else another DEL is queued there by now
+            os.unlink(path)
         return ""
 
     def _remove_half_written(self) -> None:

@@ -19,6 +19,7 @@ from calico_node.workers import Workers
 BACKLOG = 4096
 REQUEST_SECONDS = 30.0  # a connection that has not made its request by then is closed
 ALIVE_SECONDS = 0.5
+STOPPING = "the agent is stopping"
 TICK_SECONDS = 0.02  # while requests wait for a worker
 ACCEPT_AT_ONCE = 64
 SPARE_DESCRIPTORS = 256  # for what is neither a connection nor a request
@@ -33,13 +34,13 @@ class Server:
     def __init__(self, listener: socket.socket, service: Service, workers: Workers, descriptors: int) -> None:
         self._listener, self._service, self._workers = listener, service, workers
         self._most_reading = descriptors // 4
-        self._most_working = descriptors // 6  # a connection and about four more each: namespaces, netlink, locks
+        self._most_working = descriptors // 8  # a connection, and about six more each: namespaces, netlink, locks, log
         self._accepts = True
         self._poll = select.epoll()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._reading: dict[int, Conversation] = {}
         self._working: set[Conversation] = set()
-        self._held_adds: list[Callable[[], None]] | None = []
+        self._held_adds: list[tuple[Conversation, Callable[[], None]]] | None = []
         self._lock = Lock()
         self._last_alive = self.last_turn = time.monotonic()
         self.draining = False
@@ -66,7 +67,7 @@ class Server:
         """Start the ADDs that wait, and from now on each that comes. From any thread."""
         with self._lock:
             held, self._held_adds = self._held_adds or [], None
-        for job in held:
+        for _, job in held:
             self._workers.submit(job)
 
     def stop(self) -> None:
@@ -102,7 +103,12 @@ class Server:
             self._accepts = accepts
 
     def _stop_accepting(self) -> None:
-        """Close the listener: launchers that connect from now on, or have and are not greeted, fall back."""
+        """Close the listener: launchers that connect from now on, or whose ADD is not begun, fall back."""
+        with self._lock:
+            held, self._held_adds = self._held_adds or [], self._held_adds and []
+        for conversation, _ in held:
+            self._decline(conversation, STOPPING)
+            self._finish(conversation)
         if self._listener.fileno() >= 0:
             self._poll.unregister(self._listener)
             self._listener.close()
@@ -144,9 +150,9 @@ class Server:
             self._dispatch(conversation, request)
 
     def _dispatch(self, conversation: Conversation, request: Request) -> None:
-        why = "the agent is stopping" if self.draining else self._service.refusal(request)
+        why = STOPPING if self.draining else self._service.refusal(request)
         if why:
-            conversation.say(protocol.frame(protocol.DECLINED, why.encode(errors="replace")))
+            self._decline(conversation, why)
             conversation.close()
             return
 
@@ -159,9 +165,12 @@ class Server:
         with self._lock:
             self._working.add(conversation)
             if self._held_adds is not None and request.env.get("CNI_COMMAND") == "ADD":
-                self._held_adds.append(job)
+                self._held_adds.append((conversation, job))
                 return
         self._workers.submit(job, self._service.is_urgent(request))
+
+    def _decline(self, conversation: Conversation, why: str) -> None:
+        conversation.say(protocol.frame(protocol.DECLINED, why.encode(errors="replace")))
 
     def _finish(self, conversation: Conversation) -> None:
         """End a conversation; in the worker's thread."""

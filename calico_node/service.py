@@ -59,8 +59,14 @@ class _Queued(Warm):
     def still_wanted(self, call: Call, store: Store) -> None:
         """Raise Gone when the DEL was done meanwhile, or the attachment was added anew since."""
         self.is_late = given_since(store, call.attachment, self._queued_at + CLOCK_GRAIN)
-        if self.is_late or not os.path.exists(self._path):
+        if self.is_late or not self._is_there():
             raise Gone
+
+    def _is_there(self) -> bool:
+        try:
+            return os.stat(self._path).st_mtime_ns == self._queued_at
+        except FileNotFoundError:
+            return False
 
 
 class Service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -65,7 +66,7 @@ class Together(Generic[T, R]):
                 each.outcome = outcome
         except BaseException as error:
             for each in lot:
-                each.outcome = error
+                each.outcome = copy(error)  # notes are added to it, of one caller's own
         with self._lock:
             self._busy = bool(self._waiting)
             if self._waiting:

@@ -55,7 +55,15 @@ def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned,
         env=call.env,
         host_networks=host_networks,
     )
-    given = call.world.give(store, lambda at: assign(at, request))
+    tries: list[bool] = []
+
+    def step(at: Store) -> tuple[Assigned, ...]:
+        if tries:  # the first may have been written in part
+            take(at, call.attachment)
+        tries.append(True)
+        return assign(at, request)
+
+    given = call.world.give(store, step)
     call.log.debug("assigned", addresses=",".join(str(item.address) for item in given),
                    blocks=",".join(str(item.block) for item in given))
     return given
@@ -83,9 +91,12 @@ def require(store: Store, attachment: Attachment, addresses: Iterable[str]) -> N
 
 
 def given_since(store: Store, attachment: Attachment, moment: int) -> bool:
-    """Tell whether the attachment has an address that was given after the moment (ns since 1970)."""
+    """Tell whether the attachment has an address that was given after the moment (ns since 1970).
+
+    A time that is still to come tells of a clock that was set back, and of nothing else.
+    """
     stamps = (item.attribute.owner.get("timestamp") or "" for item in holdings(store, attachment.owner({})))
-    return any(stamp > _stamp(moment) for stamp in stamps)
+    return any(_stamp(moment) < stamp <= _stamp(time.time_ns()) for stamp in stamps)
 
 
 @frozen

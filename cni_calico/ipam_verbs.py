@@ -20,7 +20,6 @@ from datastore.undo import Undo, all_of, fail
 from ipam.cidr import BITS
 from ipam.collect import collect
 from ipam.find import holdings
-from ipam.release import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ def add(call: Call) -> Result:
             addresses.take(store, call.attachment)
         addresses.refuse_duplicate(call, store)
         held.begin()
+        undo.push(addresses.take, store, call.attachment)
         given = addresses.give(call, store, {})
-        for item in given:
-            undo.push(take_back, store, item)
         call.world.lap("ipam")
         result = Result(ips=tuple(map(_ip, given)), routes=call.conf.ipam.routes, dns=call.conf.dns)
         call.answer(result)

@@ -19,7 +19,6 @@ from datastore.undo import Undo, all_of, fail
 from ipam.audit.living import BOOT, identity
 from ipam.cidr import BITS, Cidr, parse_address, parse_network
 from ipam.errors import BadRequest
-from ipam.release import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,9 +143,8 @@ def _assign(call: Call, store: Store, interrupted: bool, undo: Undo) -> Result:
         return given
     once_a_boot(call, store)
     call.world.free(store, partial(addresses.take, attachment=call.attachment))
+    undo.push(addresses.take, store, call.attachment)
     assigned = addresses.give(call, store, facts.traces(call.attachment))
-    for item in assigned:
-        undo.push(take_back, store, item)
     return Result(ips=tuple(Ip(str(item.address)) for item in assigned), routes=call.conf.ipam.routes)
 
 

@@ -192,12 +192,11 @@ class FileStore:
         """
         folder, long_ago = os.path.join(self.root, ".held"), time.time() - FORGET_SECONDS
         try:
-            with os.scandir(folder) as entries:
-                found = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
-            for path, about in found:
-                if about.st_size == 0 or about.st_mtime < long_ago:
-                    with suppress(Busy), passing_flock(path, 0):
-                        pass  # which removes it in the end
+            for name in os.listdir(folder):
+                path = os.path.join(folder, name)
+                with suppress(Busy), passing_flock(path, 0, keep_mark=True) as held:  # without a mark, removed with it
+                    if held.interrupted and os.stat(path).st_mtime < long_ago:
+                        os.unlink(path)
         except FileNotFoundError:
             return
         except OSError as error:

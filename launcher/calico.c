@@ -18,18 +18,15 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
-
 #ifndef DEADLINE_MS /* tests build one that gives up sooner */
 #define DEADLINE_MS 100000
 #endif
 #define VERSIONS "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":" \
     "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
 #define LATE "time is up; try again, and see what 'calicoctl node status' says about the agent"
-
 enum { LOST, PLUGIN, ENV, STDIN, NO_NETNS, HOST_NETNS, END, TAKEN, RESULT = 18, DECLINED };
 enum { PROTOCOL = 1, SILENCE_MS = 2000, RETRY_MS = 10, BAD_ENVIRONMENT = 4, IO_FAILURE = 5, TRY_AGAIN = 11 };
 enum { MOST_BYTES = 8 << 20, MOST_QUEUED = 4096, MOST_QUEUED_BYTES = 1 << 20, PAGE = 4096 };
-
 static int64_t deadline;
 static const char *name = "calico", *python; /* which of the two executables this is; the plugin to become */
 static char request[MOST_BYTES], answer[MOST_BYTES]; /* PLUGIN to END; a payload. Memory comes as it is used. */
@@ -70,14 +67,13 @@ static _Noreturn void fail(int code, const char *msg, int error) {
     dprintf(1, "{\"cniVersion\":\"1.1.0\",\"code\":%d,\"msg\":\"%s\",\"details\":\"%s\"}\n", code, msg, reason);
     _exit(1);
 }
-
 static const char *setting(const char *variable, const char *otherwise) {
     const char *value = getenv(variable);
     return value && *value ? value : otherwise;
 }
 
 static void add_frame(uint32_t kind, const void *payload, size_t length) {
-    if (length > MOST_BYTES - PAGE - size) fail(BAD_ENVIRONMENT, "too many variables are set: unset some", E2BIG);
+    if (size + length > MOST_BYTES - PAGE / 2) fail(BAD_ENVIRONMENT, "too many variables are set: unset some", E2BIG);
     memcpy(request + size, (uint32_t[]){kind, (uint32_t)length}, 8);
     memcpy(request + size + 8, payload, length);
     size += 8 + length;
@@ -136,34 +132,40 @@ static int reach_agent(void) {
         (peer.uid == 0 || peer.uid == geteuid()) && take(fd, &greeting, sizeof greeting, until) &&
         !memcmp(greeting.magic, "cni-cali", 8) && greeting.oldest <= PROTOCOL && PROTOCOL <= greeting.newest)
         return fd;
-    close(fd);
-    return -1;
+    return close(fd), -1;
+}
+
+/* An ADD that worked is undone by an agent that has hung up before it heard TAKEN. */
+static bool is_undone(int fd) {
+    bool has_worked = !strcmp(setting("CNI_COMMAND", ""), "ADD") && !memcmp(answer, "\0\0\0\0", 4);
+    return has_worked && recv(fd, &(char){0}, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 /* Send the request and wait for what becomes of it: RESULT, which is in `answer` then, DECLINED, or LOST. */
 static uint32_t converse(int fd) {
     struct { size_t length; int level, type, fd; } passed = {CMSG_LEN(sizeof netns), SOL_SOCKET, SCM_RIGHTS, netns};
     uint32_t header[2]; /* kind, length */
-    for (size_t sent = 0; sent < size;) {
+    size_t sent = 0;
+    while (sent < size) {
         struct msghdr message = {.msg_iov = &(struct iovec){request + sent, size - sent}, .msg_iovlen = 1};
         if (!sent && netns >= 0) message.msg_control = &passed, message.msg_controllen = sizeof passed;
         ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
         if (n >= 0) sent += (size_t)n;
         else if (!is_passing()) break; /* it has hung up, but may have answered before */
-        else if (!await(fd, POLLOUT, now_ms() + SILENCE_MS)) return LOST;
+        else if (!await(fd, POLLOUT, now_ms() + SILENCE_MS)) return DECLINED;
     }
     while (take(fd, header, sizeof header, 0) && (answer_size = header[1]) <= MOST_BYTES) {
         if (!take(fd, answer, answer_size, 0)) break;
-        if (header[0] == DECLINED || (header[0] == RESULT && answer_size >= 4)) return header[0];
+        if (header[0] == DECLINED) return DECLINED;
+        if (header[0] == RESULT && answer_size >= 4) return is_undone(fd) ? LOST : RESULT;
     }
-    return LOST;
+    return sent < size ? DECLINED : LOST; /* without END nothing has been done */
 }
 
 static _Noreturn void finish(int fd) { /* by handing the answer on; what cannot be handed on is not TAKEN */
-    int64_t limit = now_ms() + DEADLINE_MS / 5; /* the agent waits a little longer for TAKEN */
-    deadline = deadline < limit ? deadline : limit;
+    if (deadline > now_ms() + DEADLINE_MS / 5) deadline = now_ms() + DEADLINE_MS / 5; /* the agent waits a bit longer */
     if (!put(STDOUT_FILENO, answer + 4, answer_size - 4) || now_ms() >= deadline) _exit(1);
-    send(fd, (uint32_t[]){TAKEN, 0}, 8, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (send(fd, (uint32_t[]){TAKEN, 0}, 8, MSG_NOSIGNAL | MSG_DONTWAIT) != 8 && is_undone(fd)) _exit(1);
     _exit(memcmp(answer + 1, "\0\0\0", 3) ? 1 : answer[0]); /* no exit code has more than a byte */
 }
 
@@ -171,8 +173,7 @@ static void become_python(char **arguments, bool is_agent_lost) { /* stdin as if
     if (is_agent_lost && setenv("CALICO_AGENT_LOST", "1", 1)) return;
     if (stdin_at) {
         int again = memfd_create("stdin", MFD_CLOEXEC);
-        if (again < 0 || !put(again, request + stdin_at, stdin_size)) return;
-        if (lseek(again, 0, SEEK_SET) || dup2(again, STDIN_FILENO) < 0) return;
+        if (again < 0 || !put(again, request + stdin_at, stdin_size) || lseek(again, 0, 0) || dup2(again, 0)) return;
     }
     execv(python, arguments);
 }
@@ -184,7 +185,7 @@ static int save(int folder, const char *file) { /* the request, whole or not at 
     if (fd >= 0 && put(fd, request, size) && !fsync(fd) && !renameat(folder, half, folder, file) && !fsync(folder))
         return 0;
     int why = errno;
-    unlinkat(folder, half, 0);
+    if (fd >= 0) unlinkat(folder, half, 0);
     return why;
 }
 
@@ -234,10 +235,9 @@ int main(int argc, char **argv) {
     static char beside[PAGE + 8];
     const char *own = (const char *)getauxval(AT_EXECFN), *command = argc > 1 ? "" : setting("CNI_COMMAND", "");
     const char *base = strrchr(own, '/') ? strrchr(own, '/') + 1 : own;
-    int fd;
     deadline = now_ms() + DEADLINE_MS;
-    while ((fd = open("/", O_PATH | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO) {} /* in place of what is closed of 0-2 */
-    close(fd);
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) /* something in place of what is closed of them */
+        if (fcntl(fd, F_GETFD) < 0) open("/", O_PATH | O_CLOEXEC);
     unsetenv("CALICO_AGENT_LOST");
     snprintf(beside, sizeof beside, "%s.py", own);
     python = setting("CALICO_PYTHON_PLUGIN", beside);

@@ -17,10 +17,10 @@ sys.path.append(str(ROOT))  # bench/ is not installed
 
 from bench import fast_chart, fast_path  # noqa: E402
 from bench.agent import process_clock  # noqa: E402
-from bench.fast_sides import Side, at_once_rows, rows  # noqa: E402
+from bench.fast_sides import Side, at_once_rows, rows, status_meanwhile, status_row  # noqa: E402
 from bench.ground import BenchError, alternate, require_distinct  # noqa: E402
-from bench.rows import table  # noqa: E402
-from bench.starter import Job, Starter, compile_c  # noqa: E402
+from bench.rows import markdown, table  # noqa: E402
+from bench.starter import Batch, Job, Starter, compile_c  # noqa: E402
 
 STAGES = {"ADD": {"launcher": 0.3, "queue": 0.1, "config": 0.2, "ipam": 3.1, "wiring": 1.6, "record": 0.7},
           "DEL": {"launcher": 0.8, "wiring": 14.6, "ipam": 2.6}}
@@ -51,6 +51,7 @@ def test_the_starter_starts_and_measures(starter: Starter) -> None:
         batch = starter.run(jobs, at_a_time)
         assert batch.answers == [f"{'x' * number} a{number} {number}\n".encode() for number in range(5)]
         assert all(0 < cost.wall_ms <= batch.wall_ms for cost in batch.costs)
+        assert 0 < time.monotonic() * 1000 - batch.began_ms - batch.wall_ms < 60_000
 
 
 def test_the_starter_counts_what_a_process_waits_for(starter: Starter) -> None:
@@ -122,6 +123,50 @@ def test_the_report(sides: tuple[Side, Side]) -> None:
     assert "| ADD, launcher + agent, ms | 2.00 | 2.00 | 2.00 | 0.50 | 0.7 |" in fast_path.as_markdown(report)
 
 
+def test_the_report_of_a_bar_in_ms() -> None:
+    """STATUS meanwhile has nothing beside it: its bar is one of its p99, and is shown as that."""
+    found = status_row([3.0] * 98 + [60.0, 70.0], 100)
+    assert {name: found[name] for name in ("median", "p99", "ratio", "bar", "bar_of")} == {
+        "median": 3.0, "p99": 70.0, "ratio": None, "bar": 200.0, "bar_of": "p99"}
+    others = [{**found, "what": "other", "ratio": 0.5, "bar": 0.6}]
+    del others[0]["bar_of"]
+    header, first, second = table([found, *others]).splitlines()
+    assert first.startswith("STATUS while 100 ADDs run, launcher + agent, ms")
+    assert first.endswith("3.00     70.00      3.00         p99 <= 200.0 ms")
+    assert second.endswith("   0.50  <= 0.6")
+    assert header.index("ratio") + 5 == second.index("0.50") + 4
+    assert "agent, ms | 3.00 | 70.00 | 3.00 |  | p99 <= 200.0 ms |" in markdown("at-once", [found])
+
+
+def test_status_is_asked_while_pods_are_attached(sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch,
+                                                 tmp_path: Path) -> None:
+    """What was asked before the first ADD has begun does not count; nor is no answer at all a figure."""
+    began = [0.0]
+
+    def batch(begin_ms: float, wall_ms: float) -> Batch:
+        return Batch(begin_ms, wall_ms, [], [])
+
+    def ask(_: Side, starter: Starter) -> Batch:
+        assert starter is asker
+        began.append(began[-1] + 4)
+        time.sleep(0.01)
+        return batch(began[-1], began[-1])
+
+    def load(_: Side, pods: list[tuple[str, str]]) -> tuple[Batch, Batch]:
+        assert [pod for pod, _ in pods] == ["a", "b"]
+        while began[-1] < 40:
+            time.sleep(0.001)
+        return batch(10, 5), batch(20, 5)
+
+    (tmp_path / "asker").mkdir()
+    asker = Starter(tmp_path / "asker")
+    monkeypatch.setattr(Side, "status", ask)
+    monkeypatch.setattr(Side, "at_once", load)
+    assert status_meanwhile(sides[0], asker, ["a", "b"], 1) == [12.0, 20.0, 24.0]
+    with pytest.raises(BenchError, match="no STATUS was asked"):
+        status_meanwhile(sides[0], asker, ["a", "b"], 1)
+
+
 def test_stages_add_up(sides: tuple[Side, Side]) -> None:
     """What the agent does not account for is the launcher's and the socket's."""
     told = {verb: {"ipam": 1.0, "wiring": 0.5, "total": 1.5} for verb in ("ADD", "DEL", "CHECK")}
@@ -161,5 +206,6 @@ def test_a_small_run(tmp_path: Path) -> None:
     found = [line for part in report["parts"].values() for line in part]
     assert len({line["what"] for line in found}) == len(found)
     assert all(line["median"] >= line["min"] >= 0 for line in found)
+    assert report["parts"]["at-once"][-1]["what"] == "STATUS while 4 ADDs run, launcher + agent"
     assert report["medians"]["stages"].keys() == {"ADD", "DEL"}
     assert os.listdir(tmp_path) == []

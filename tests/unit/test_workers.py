@@ -104,8 +104,8 @@ def test_those_that_hang_are_replaced(workers: Workers) -> None:
     with unsticking(workers):
         for _ in range(10):
             assert answered.acquire(timeout=SECONDS)
+    until(lambda: crowd.inside == 40)
     assert crowd.done == 0
-    assert crowd.inside == 40
     crowd.go_on.set()
     until(lambda: crowd.done == 40)
 
