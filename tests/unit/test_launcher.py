@@ -449,7 +449,7 @@ def stammers(line: Line) -> None:
 )
 @pytest.mark.parametrize("stdin", [b"config", BIG], ids=["small", "big"])
 def test_agent_that_is_lost(script: Callable[[Line], object], stdin: bytes, host: Host) -> None:
-    """The plugin gets stdin again, from its beginning, and hears that the agent was lost if it had the whole request."""
+    """The plugin gets stdin again, from the beginning, and hears that the agent was lost if that had all of it."""
     if script is never_reads and stdin != BIG:
         pytest.skip("a small request fits the buffers: that is silence")
     with agent(host.socket, script):
