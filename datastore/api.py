@@ -84,13 +84,16 @@ class Torn:
 
 @frozen
 class Held:
-    """A name that is held. interrupted: whether a former holder was killed after it had begun.
+    """A name that is held. interrupted: whether a former holder was killed after it had begun; was_done: after all.
 
     begin: to be called before the first step that would have to be made good if the holder were killed.
+    done: to be called when nothing is left to do but to say so.
     """
 
     interrupted: bool
+    was_done: bool
     begin: Callable[[], None]
+    done: Callable[[], None]
 
 
 class Store(Protocol):

@@ -12,6 +12,7 @@ import os
 import time
 from contextlib import contextmanager, suppress
 from errno import EBADF
+from functools import partial
 
 from datastore.api import Busy, Held
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POLL_SECONDS = 0.002
+BEGUN, DONE = b"held\n", b"done\n"  # what a lock file says of a holder that was killed
 LONGEST_POLL_SECONDS = 0.016
 
 
@@ -54,14 +56,16 @@ def passing_flock(path: str, timeout: float, keep_mark: bool = False) -> Iterato
     so has come to its end without an error; with keep_mark it stays in any case.
     """
     fd = _acquire(path, time.monotonic() + timeout, timeout)
-    keep = interrupted = os.fstat(fd).st_size > 0
+    left = os.pread(fd, len(BEGUN + DONE), 0)
+    keep = interrupted = bool(left)
 
-    def begin() -> None:
+    def mark(text: bytes) -> None:
         with suppress(OSError):  # on a full disk the lock still locks
-            os.write(fd, b"held\n")
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, text, 0)
 
     try:
-        yield Held(interrupted, begin)
+        yield Held(interrupted, left == DONE, partial(mark, BEGUN), partial(mark, DONE))
         keep = interrupted and keep_mark
     finally:
         if not keep:

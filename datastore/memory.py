@@ -87,7 +87,7 @@ class MemoryStore:
     @contextmanager
     def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[Held]:
         """Do nothing: there are no other processes here."""
-        yield Held(False, lambda: None)
+        yield Held(False, False, lambda: None, lambda: None)
 
     def tidy(self) -> None:
         """Do nothing: what is in memory is gone with its process."""

@@ -75,7 +75,7 @@ class Door:
 
     @contextmanager
     def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[Held]:
-        yield Held(False, lambda: None)
+        yield Held(False, False, lambda: None, lambda: None)
 
     def tidy(self) -> None:
         self.inner.tidy()
