@@ -25,14 +25,6 @@ def attached(call: Call, store: Store) -> Iterator[Held]:
         yield held
 
 
-def is_cut_off(call: Call, held: Held) -> bool:
-    """Tell whether what the attachment has is left from a verb that was cut off, and nobody was told of.
-
-    An ADD that had done all has told it, unless it is carried out again because an agent was lost before it had.
-    """
-    return held.interrupted and (call.resumed or not held.was_done)
-
-
 @contextmanager
 def collecting(call: Call, store: Store, attachment: Attachment) -> Iterator[bool]:
     """Keep verbs from an attachment that GC looks at; yields False when one of them is at it just now. Raises Gone.

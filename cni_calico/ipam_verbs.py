@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from cni_calico import addresses, node
-from cni_calico.attached import attached, collecting, is_cut_off
+from cni_calico.attached import attached, collecting
 from cni_calico.config import GATEWAY
 from cni_calico.errors import DRIFT, INVALID_CONFIG, CniError
 from cni_calico.facts import one_by_one
@@ -37,7 +37,7 @@ def add(call: Call) -> Result:
     store = addresses.store_of(call)
     once_a_boot(call, store)
     with attached(call, store) as held, Undo() as undo:
-        if is_cut_off(call, held):
+        if held.is_cut_off:
             addresses.take(store, call.attachment)
         addresses.refuse_duplicate(call, store)
         held.begin()
@@ -45,8 +45,8 @@ def add(call: Call) -> Result:
         given = addresses.give(call, store, {})
         call.world.lap("ipam")
         result = Result(ips=tuple(map(_ip, given)), routes=call.conf.ipam.routes, dns=call.conf.dns)
-        held.done()
         call.answer(result)
+        held.done()
     return result
 
 

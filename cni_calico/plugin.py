@@ -7,7 +7,7 @@ from functools import partial
 
 from cni_calico import addresses, dataplane, endpoint, facts, node
 from cni_calico.args import Attachment
-from cni_calico.attached import attached, collecting, is_cut_off
+from cni_calico.attached import attached, collecting
 from cni_calico.config import GATEWAY, OUR_IPAM
 from cni_calico.dataplane import Make, Wire
 from cni_calico.errors import DRIFT, INVALID_CONFIG, INVALID_NETNS, NOT_AVAILABLE, CniError, as_cni_error
@@ -42,7 +42,7 @@ def add(call: Call) -> Result:
         fd = resources.enter_context(call.world.open_netns(call.netns))
         pod = resources.enter_context(dataplane.open_pod(fd))
         host = resources.enter_context(Socket())
-        if is_cut_off(call, held):
+        if held.is_cut_off:
             dataplane.disconnect(call.attachment, host, call.world)
         dataplane.refuse_existing(pod, call.attachment.ifname)
         held.begin()
@@ -58,8 +58,8 @@ def add(call: Call) -> Result:
         call.world.give(store, lambda at: endpoint.save(at, name, call.args, wire, wired))
         call.world.lap("record")
         result = _result(call, given, wire, wired)
-        held.done()
         call.answer(result)
+        held.done()
     return result
 
 

@@ -63,11 +63,6 @@ class Call:
     world: World
     answer: Callable[[Result], None]
 
-    @property
-    def resumed(self) -> bool:
-        """Whether an agent was lost while it worked on this call: what it may have done, nobody was told."""
-        return bool(self.env.get("CALICO_AGENT_LOST"))
-
 
 class Untaken(Exception):
     """Nobody took the result of an ADD: the runtime is gone, or will take it for a failed one (containerd#12922)."""
@@ -118,6 +113,8 @@ def run(
         data = _read(stdin)
         body = _decode(data)
         log = open_log(log_settings(body))
+        if env.get("CALICO_AGENT_LOST"):
+            log.warning(f"the agent was lost while it worked on this {command}, which is carried out without it")
         version = _version(body, command)
         return _carry_out(plugin, _call_of(command, env, data, body, version, log, world, stdout))
     except Declined:

@@ -87,13 +87,18 @@ class Held:
     """A name that is held. interrupted: whether a former holder was killed after it had begun; was_done: after all.
 
     begin: to be called before the first step that would have to be made good if the holder were killed.
-    done: to be called when nothing is left to do but to say so.
+    done: to be called when all is done, and whoever asked for it knows.
     """
 
     interrupted: bool
     was_done: bool
     begin: Callable[[], None]
     done: Callable[[], None]
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether what there is may be left from a former holder's work, of which nobody was told."""
+        return self.interrupted and not self.was_done
 
 
 class Store(Protocol):

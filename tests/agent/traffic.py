@@ -40,6 +40,7 @@ class Slot:
     netns: Netns
     generation: int = 0
     result: Json | None = None
+    is_doubtful: bool = False  # an agent was ended during its ADD
 
     @property
     def container(self) -> str:
@@ -182,8 +183,10 @@ class Worker(Caller):
         with self.soak.lock:
             self.soak.used.add(slot.container)
         conf: Json = {"ipam": DUAL} if self.dice.random() < 0.5 else {}
+        before = self.soak.disturbances
         code, body = self.call("ADD", slot.container, slot.netns.path, **conf)
         self.require("ADD", code, body)
+        slot.is_doubtful = bool(before % 2) or self.soak.disturbances != before
         self.soak.take(slot.container, body)
         slot.result = body
 
@@ -205,12 +208,16 @@ class Worker(Caller):
             slot.generation += 1
 
     def do_add_again(self, slot: Slot) -> None:
-        """An ADD of what is there is refused; if its agent is lost meanwhile, it counts as one that was cut off."""
+        """An ADD of what is there is refused.
+
+        Where an agent was ended during the first one, it may not have heard that its answer was taken: cut off, then.
+        """
         before = self.soak.disturbances
         self.soak.drop(slot.container)
         code, body = self.call("ADD", slot.container, slot.netns.path)
-        if code == 0 and (before % 2 or self.soak.disturbances != before):
-            slot.result = body
+        disturbed = before % 2 or self.soak.disturbances != before
+        if code == 0 and (disturbed or slot.is_doubtful):
+            slot.result, slot.is_doubtful = body, bool(disturbed)
         elif code != 1 or body.get("code") != ALREADY_ATTACHED:
             raise Wrong(f"an ADD of what is there: {code} {body}")
         assert slot.result
