@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POLL_SECONDS = 0.002
-BEGUN, DONE = b"held\n", b"done\n"  # what a lock file says of a holder that was killed
+BEGUN, DONE = b"held\n", b"done\n"  # what a lock file says of a holder that was killed; of one length
 LONGEST_POLL_SECONDS = 0.016
 
 
@@ -61,8 +61,8 @@ def passing_flock(path: str, timeout: float, keep_mark: bool = False) -> Iterato
 
     def mark(text: bytes) -> None:
         with suppress(OSError):  # on a full disk the lock still locks
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, text, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.write(fd, text)
 
     try:
         yield Held(interrupted, left == DONE, partial(mark, BEGUN), partial(mark, DONE))

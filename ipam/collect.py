@@ -44,6 +44,8 @@ def _drop_idle_handles(store: Store) -> None:
 
     They are listed before the blocks are read: one that is made meanwhile, with its block, is not among them.
     """
+    from ipam.audit.survey import UNKNOWN  # for GC and repair only
+
     idle, present = set(store.keys(keys.HANDLES)), set()
     for family in (4, 6):
         for key in store.keys(keys.blocks(family)):
@@ -53,8 +55,10 @@ def _drop_idle_handles(store: Store) -> None:
                 continue
             except Corrupt:
                 return
-            present.add(block.cidr)
-            idle -= {keys.handle(owner.handle) for owner in block.attributes if owner.handle}
+            holders = {owner.handle for owner in block.attributes if owner.handle}
+            idle -= set(map(keys.handle, holders))
+            if UNKNOWN not in holders:  # else any handle may have some of those
+                present.add(block.cidr)
     for key in sorted(idle):
         with suppress(Conflict, Missing, Corrupt):
             record = store.get(key)

@@ -86,7 +86,7 @@ def test_agents_that_say_anything(launcher: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin"
     plugin.write_text("#!/bin/sh\necho fallen back\nexit 77\n")
     plugin.chmod(0o755)
-    env = {"CNI_COMMAND": "ADD", "CALICO_CNI_SOCKET": str(place), "CALICO_PYTHON_PLUGIN": str(plugin), **SANITIZERS}
+    env = {"CNI_COMMAND": "CHECK", "CALICO_CNI_SOCKET": str(place), "CALICO_PYTHON_PLUGIN": str(plugin), **SANITIZERS}
     stream = b""
 
     def says(line: Line) -> None:
