@@ -28,7 +28,6 @@ from calico_node.workers import Workers
 from cni_calico import netns
 from cni_calico.log import Log
 from cni_calico.version import VERSION
-from datastore.api import Store
 
 STUCK_SECONDS = 10.0  # a loop that has not turned for so long is not alive
 RETRY_SECONDS = 30.0  # between attempts at DELs that stay queued
@@ -40,8 +39,8 @@ M_ARENA_MAX = -8  # malloc.h
 class Agent:
     """Serves until SIGTERM or SIGINT, and then until all that has begun is answered."""
 
-    def __init__(self, listener: socket.socket, queue: str, started: Callable[[], float] = time.time) -> None:
-        self._began, self._started = time.monotonic(), started()
+    def __init__(self, listener: socket.socket, queue: str) -> None:
+        self._began, self._started = time.monotonic(), time.time()
         self._workers = Workers(_at_home())
         self._shared = Shared(self._workers)
         self._latencies = Latencies()
@@ -105,11 +104,8 @@ class Agent:
             waiting=lambda: self._workers.waiting,
             del_queue=lambda: len(self._queue),
             connections=lambda: self._server.connections,
-            open_store=self._store,
+            open_store=self._shared.latest_store,
         )
-
-    def _store(self) -> Store:
-        return self._shared.latest_store()
 
     def _drain(self, notifier: Notifier) -> None:
         """Do what is queued, then let ADDs begin; what failed is tried again now and then."""

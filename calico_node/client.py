@@ -150,15 +150,8 @@ class Client:
 
     def _piece(self) -> bytes:
         self._socket.settimeout(SILENCE_SECONDS)
-        try:
-            data = self._socket.recv(PIECE)
-        except TimeoutError:
-            raise Silent(f"{self._path}: the agent said nothing for {SILENCE_SECONDS:g} s") from None
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            raise Died(f"{self._path}: the agent ended before it had answered")
-        return data
+        return _received(self._socket, PIECE, f"{self._path}: the agent said nothing for {SILENCE_SECONDS:g} s",
+                         f"{self._path}: the agent ended before it had answered")
 
 
 def connect(path: str = SOCKET, seconds: float = GREETING_SECONDS, owner: int = ROOT) -> Client:
@@ -204,16 +197,23 @@ def _greeted(connection: socket.socket, path: str, until: float) -> int:
     greeting = b""
     while len(greeting) < protocol.GREETING.size:
         connection.settimeout(max(until - time.monotonic(), RETRY_SECONDS))
-        try:
-            data = connection.recv(protocol.GREETING.size - len(greeting))
-        except TimeoutError:
-            raise Silent(f"{path}: no greeting; the agent is frozen, or overwhelmed") from None
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            raise Died(f"{path}: closed without a greeting")
-        greeting += data
+        greeting += _received(connection, protocol.GREETING.size - len(greeting),
+                              f"{path}: no greeting; the agent is frozen, or overwhelmed",
+                              f"{path}: closed without a greeting")
     return _version(greeting, path)
+
+
+def _received(connection: socket.socket, most: int, silent: str, dead: str) -> bytes:
+    """Return some of what has come; raises Silent or Died with these words."""
+    try:
+        data = connection.recv(most)
+    except TimeoutError:
+        raise Silent(silent) from None
+    except ConnectionResetError:
+        data = b""
+    if not data:
+        raise Died(dead)
+    return data
 
 
 def _version(greeting: bytes, path: str) -> int:

@@ -46,12 +46,9 @@ def greeting() -> bytes:
 
 def version_of(greeted: bytes) -> int | None:
     """Return the newest version that both sides speak, None when there is none. Raises ProtocolError."""
-    try:
-        magic, oldest, newest = GREETING.unpack(greeted)
-    except Exception:
-        raise ProtocolError("no greeting of an agent") from None
-    if magic != MAGIC:
+    if len(greeted) != GREETING.size or not greeted.startswith(MAGIC):
         raise ProtocolError("no greeting of an agent")
+    _, oldest, newest = GREETING.unpack(greeted)
     chosen = min(newest, NEWEST)
     return chosen if chosen >= max(oldest, OLDEST) else None
 

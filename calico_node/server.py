@@ -105,7 +105,9 @@ class Server:
     def _stop_accepting(self) -> None:
         """Close the listener: launchers that connect from now on, or whose ADD is not begun, fall back."""
         with self._lock:
-            held, self._held_adds = self._held_adds or [], self._held_adds and []
+            held = list(self._held_adds or ())
+            if held:
+                self._held_adds = []
         for conversation, _ in held:
             self._decline(conversation, STOPPING)
             self._finish(conversation)
