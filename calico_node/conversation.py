@@ -13,7 +13,7 @@ from calico_node import protocol
 from calico_node.protocol import Inbox, ProtocolError, Request
 
 ANSWER_SECONDS = 30.0  # how long a launcher may take to take its answer
-RECEIVE_BYTES = 1 << 16
+RECEIVE_BYTES = 1 << 14  # most requests are shorter; a buffer that is cut to size leaves a hole in the heap
 MOST_DESCRIPTORS = 8  # received at once; only the first is kept
 PEER_CREDENTIALS = "=iII"  # struct ucred: pid, uid, gid
 

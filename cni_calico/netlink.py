@@ -31,7 +31,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
 HEADER = Struct("=IHHII")  # struct nlmsghdr
-RECEIVE_BYTES = 65536
+RECEIVE_BYTES = 1 << 14  # the kernel fits a listing to it; single answers are far shorter (netlink_dump)
 NETCONF_SIZE = 4  # struct netconfmsg, padded
 SECONDS = 30  # no request of ours takes the kernel longer unless it is stuck
 # What a route look-up is refused with: no route, or one of type unreachable, blackhole, prohibit (fib_props).

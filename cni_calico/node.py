@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cni_calico.errors import INVALID_CONFIG, CniError
+from datastore.disk import read_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
 MTU_FILE = "/var/lib/calico/mtu"
 MTU_LIMITS = (68, 65535)  # RFC 791; include/uapi/linux/if_ether.h ETH_MAX_MTU
-LONGEST = 4096  # bytes of what is read here: a name, a number
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -70,8 +70,4 @@ def boot_id() -> str:
 
 
 def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # `open` would ask the kernel four things more
-    try:
-        return os.read(fd, LONGEST).decode().strip()
-    finally:
-        os.close(fd)
+    return read_all(path).decode().strip()

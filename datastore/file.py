@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from errno import ENOTDIR
 from functools import lru_cache
 
 from datastore import keys
 from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Held, Missing, Record, Torn, Unwritable
+from datastore.disk import file_system, make_directory, open_new, read_all, sync, sync_directory, write_all
 from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
 from datastore.jsontext import dumps, loads
 from datastore.lock import directory_flock, flock, passing_flock
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
 FORGET_SECONDS = 3600.0  # runtimes repeat a verb that failed within minutes, or give the container up
-READ_BYTES = 1 << 16  # more than nearly every record has
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 PLAIN_PATH = PLAIN | {"/"}
 
@@ -137,9 +136,9 @@ class FileStore:
             if not torn.key and self._key(path):
                 raise Conflict(f"{path} has changed since it was read")
             try:
-                _make_directory(os.path.dirname(kept))
+                make_directory(os.path.dirname(kept))
                 os.link(path, kept)
-                _sync_directory(os.path.dirname(kept))
+                sync_directory(os.path.dirname(kept))
             except FileNotFoundError:
                 raise Missing(f"{path} is not in the datastore") from None
             except OSError as error:
@@ -159,7 +158,7 @@ class FileStore:
         with ExitStack() as held:
             held.callback(self._close_replaced)
             try:
-                _make_directory(self.root)
+                make_directory(self.root)
                 held.enter_context(self._lock(path, self._lock_seconds))
                 # The file may have been removed under a holder, who then still has the directory.
                 held.enter_context(directory_flock(self.root, self._lock_seconds))
@@ -176,7 +175,7 @@ class FileStore:
         """Keep other processes from holding the same name (datastore/api.py). Raises Busy, Unwritable."""
         folder = os.path.join(self.root, ".held")
         try:
-            _make_directory(folder)
+            make_directory(folder)
             lock = passing_flock(os.path.join(folder, name_of(name)), seconds, keep_mark)
             held = lock.__enter__()
         except OSError as error:
@@ -220,7 +219,7 @@ class FileStore:
         if disk.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
             raise Unwritable(f"{folder} of the datastore {self.root} is not writable")
         if not disk.f_blocks:  # a tmpfs without a limit, or what holds no files of ours
-            if _file_system(folder) in ("proc", "sysfs"):
+            if file_system(folder) in ("proc", "sysfs"):
                 raise Unwritable(f"{folder} of the datastore {self.root} is on a file system that keeps no files")
         elif disk.f_bavail * disk.f_frsize < SPARE_BYTES:
             raise Unwritable(f"the disk of the datastore {self.root} is full: less than {SPARE_BYTES} bytes are left")
@@ -236,7 +235,7 @@ class FileStore:
     def _read(self, key: str) -> bytes:
         path = self.path(key)
         try:
-            return _read_all(path)
+            return read_all(path)
         except (FileNotFoundError, NotADirectoryError):
             raise Missing(f"{key} is not in the datastore {self.root}") from None
         except OSError as error:
@@ -255,8 +254,8 @@ class FileStore:
         """Make what is to be replaced durable as it is: what a later change replaces is whole when the first lasts."""
         for path in (self.path(change.key) for change in changes if change.revision is not None):
             try:
-                _sync(path)
-                _sync_directory(os.path.dirname(path))
+                sync(path)
+                sync_directory(os.path.dirname(path))
             except OSError as error:
                 raise _unusable("write", path, error) from error
 
@@ -264,7 +263,7 @@ class FileStore:
         try:
             os.unlink(path)
             if lasts:
-                _sync_directory(os.path.dirname(path))
+                sync_directory(os.path.dirname(path))
         except OSError as error:
             raise _unusable("remove", path, error) from error
 
@@ -278,10 +277,10 @@ class FileStore:
         path, temporary = self.path(record.key), os.path.join(self.root, ".write")
         body = {"key": record.key, "revision": record.revision, "value": record.value}
         try:
-            _make_directory(os.path.dirname(path))
-            fd = _open_new(temporary)
+            make_directory(os.path.dirname(path))
+            fd = open_new(temporary)
             try:
-                _write_all(fd, dumps(body))
+                write_all(fd, dumps(body))
                 if lasts:
                     os.fsync(fd)
             finally:
@@ -289,7 +288,7 @@ class FileStore:
             self._keep_open(path)
             os.rename(temporary, path)
             if lasts:
-                _sync_directory(os.path.dirname(path))
+                sync_directory(os.path.dirname(path))
         except OSError as error:
             raise _unusable("write", path, error) from error
         return record
@@ -356,73 +355,6 @@ def _decode(path: str, key: str | None, data: bytes) -> Record:
     if not isinstance(name, str) or not isinstance(value, dict) or type(revision) is not int or name != (key or name):
         raise Corrupt(f"record file {path} is damaged: it does not hold the record of its name; restore or repair it")
     return Record(name, value, revision)
-
-
-def _open_new(path: str) -> int:
-    """Return a descriptor of a new file. One that a crash left there is never written over, but removed.
-
-    After a power cut its name may lead to a record's own file: the rename is on the disk at one end only.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o600)
-    except FileExistsError:
-        os.unlink(path)
-        return os.open(path, flags, 0o600)
-
-
-def _read_all(path: str) -> bytes:
-    """Return a file's content; `open` would ask the kernel four things more."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = [os.read(fd, READ_BYTES)]
-        while len(parts[-1]) == READ_BYTES:
-            parts.append(os.read(fd, READ_BYTES))
-    finally:
-        os.close(fd)
-    return b"".join(parts)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _make_directory(path: str) -> None:
-    """Create a directory and its missing parents, readable by root only, each one synced into its parent."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path.rstrip("/"))
-    if parent and parent != path:
-        _make_directory(parent)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise NotADirectoryError(ENOTDIR, "is in the way", path) from None
-    else:
-        _sync_directory(parent or ".")
-
-
-def _sync_directory(path: str) -> None:
-    _sync(path, os.O_DIRECTORY)
-
-
-def _sync(path: str, flags: int = 0) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _file_system(path: str) -> str:
-    """Return the type of the file system that a path is on (proc_pid_mountinfo(5)), empty when it is not told."""
-    device = os.stat(path).st_dev
-    where = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-        kinds = (line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == where)
-        return next(kinds, "")
 
 
 def _unusable(verb: str, path: str, error: OSError) -> Unwritable:
