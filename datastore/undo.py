@@ -43,15 +43,17 @@ def fail(error: Exception) -> None:
 
 
 def all_of(*steps: Callable[[], object]) -> None:
-    """Run every step, whatever the others do; then raise the first error."""
+    """Run every step, whatever the others do; then raise the first error, with what else failed, each told once."""
     first: Exception | None = None
+    told: set[str] = set()
     for step in steps:
         try:
             step()
         except Exception as error:
             if first is None:
                 first = error
-            else:
+            elif str(error) not in told:
                 first.add_note(f"then also: {error}")
+            told.add(str(error))
     if first is not None:
         raise first

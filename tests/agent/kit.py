@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -337,10 +338,12 @@ def many_descriptors(count: int) -> Iterator[None]:
 def silent(path: Path) -> socket.socket:
     """Return a connection that says nothing."""
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    found.settimeout(START_SECONDS)
+    patience = struct.pack("ll", int(START_SECONDS), 0)  # a Python timeout would not wait for a place in the backlog
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
     try:
         found.connect(str(path))
     except BaseException:
         found.close()
         raise
+    found.settimeout(START_SECONDS)
     return found

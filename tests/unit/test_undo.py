@@ -43,3 +43,10 @@ def test_all_of() -> None:
     assert ran == [1, 2]
     assert "second" in as_cni_error(caught.value).details
     all_of()
+
+
+def test_all_of_tells_each_failure_once() -> None:
+    """A record that two steps need is damaged once."""
+    with pytest.raises(ValueError, match="first") as caught:
+        all_of(*(lambda said=said: fail(ValueError(said)) for said in ("first", "second", "first", "second")))
+    assert caught.value.__notes__ == ["then also: second"]
