@@ -33,7 +33,8 @@ STUCK_SECONDS = 10.0  # a loop that has not turned for so long is not alive
 RETRY_SECONDS = 30.0  # between attempts at DELs that stay queued
 SWITCH_SECONDS = 0.001  # how long a thread may keep the interpreter while others wait; Python's own is 5 ms
 MOST_DESCRIPTORS = 6144
-M_ARENA_MAX = -8  # malloc.h
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h
+LARGE_BYTES = 16384  # a full block's record has 27 KB
 
 
 class Agent:
@@ -154,9 +155,14 @@ def _at_home() -> Callable[[], bool]:
 
 
 def _share_one_heap() -> None:
-    """Have all threads take memory from one heap: glibc gives each its own, of which much stays unused (mallopt(3))."""
+    """Have all threads take memory from one heap, and large pieces from none, so that it keeps few holes (mallopt(3)).
+
+    glibc gives each thread a heap of its own, and moves its limit for large pieces up as they come.
+    """
     with suppress(AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _warm_up() -> None:
