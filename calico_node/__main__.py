@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -9,6 +10,7 @@ import click
 from calico_node.listener import Unusable
 from calico_node.web import NotLoopback
 from cni_calico.version import VERSION
+from datastore.settings import BadSettings, from_environment
 
 OFF, METRICS = "off", "127.0.0.1:9091"  # Felix's port
 EPILOG = """\b
@@ -16,6 +18,7 @@ Examples:
   calico-node
   calico-node --metrics-address off
   calico-node --socket /run/test/cni.sock --queue /run/test/queue --metrics-address 127.0.0.1:0
+  DATASTORE_TYPE=etcdv3 ETCD_ENDPOINTS=https://10.0.0.1:2379 calico-node
 
 \b
 SIGTERM ends it once every request that it has begun is answered; launchers that come later use the Python plugin.
@@ -49,8 +52,8 @@ def main(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
     from calico_node.agent import serve
 
     try:
-        serve(path, queue, metrics)
-    except (Unusable, NotLoopback) as error:
+        serve(path, queue, metrics, from_environment(os.environ))
+    except (Unusable, NotLoopback, BadSettings) as error:
         click.echo(f"calico-node: {error}", err=True)
         sys.exit(1)
     except OSError as error:

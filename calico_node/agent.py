@@ -28,6 +28,7 @@ from calico_node.workers import Workers
 from cni_calico import netns
 from cni_calico.log import Log
 from cni_calico.version import VERSION
+from datastore.settings import Settings
 
 STUCK_SECONDS = 10.0  # a loop that has not turned for so long is not alive
 RETRY_SECONDS = 30.0  # between attempts at DELs that stay queued
@@ -40,10 +41,10 @@ LARGE_BYTES = 16384  # a full block's record has 27 KB
 class Agent:
     """Serves until SIGTERM or SIGINT, and then until all that has begun is answered."""
 
-    def __init__(self, listener: socket.socket, queue: str) -> None:
+    def __init__(self, listener: socket.socket, queue: str, settings: Settings) -> None:
         self._began, self._started = time.monotonic(), time.time()
         self._workers = Workers(_at_home())
-        self._shared = Shared(self._workers)
+        self._shared = Shared(self._workers, settings)
         self._latencies = Latencies()
         self.metrics = Metrics(self._sources(), self._latencies)
         self._service = Service(self._shared, self.metrics.answered, self.status)
@@ -118,8 +119,8 @@ class Agent:
             self._queue.drain()
 
 
-def serve(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
-    """Run an agent on the socket. Raises Unusable, NotLoopback, OSError."""
+def serve(path: str, queue: str, metrics: tuple[str, int] | None, settings: Settings) -> None:
+    """Run an agent on the socket. settings: the datastore until requests say. Raises Unusable, NotLoopback, OSError."""
     path, queue = os.path.abspath(path), os.path.abspath(queue)
     os.chdir("/")
     os.umask(0o022)  # what is private is made so by its mode
@@ -128,7 +129,7 @@ def serve(path: str, queue: str, metrics: tuple[str, int] | None) -> None:
     _warm_up()
     notifier = Notifier()
     with listening(path) as listener:
-        agent = Agent(listener, queue)
+        agent = Agent(listener, queue, settings)
         web = _web(agent, *metrics) if metrics else None
         try:
             agent.run(notifier)

@@ -20,11 +20,14 @@ from cni_calico.config import OUR_IPAM
 from cni_calico.netlink import Refusal, Socket
 from cni_calico.skel import Call
 from cni_calico.world import Declined, World
-from datastore import DEFAULT_DIR, keys
+from datastore import SECONDS, keys
 from datastore.api import Busy, Change, Store, UnsupportedDatastore
 from datastore.draft import Draft
+from datastore.etcd import EtcdStore
+from datastore.etcdclient import Client
 from datastore.file import FileStore
 from datastore.lock import busy, flock
+from datastore.settings import ETCD, FILE, Etcd, Settings
 
 MOST_LINKS = 256  # deleted at once: the kernel holds its routing lock meanwhile
 MOST_CHANGES = 64  # assignments or releases in one lot: the others' latency
@@ -33,34 +36,46 @@ Step = Callable[[Store], Any]
 
 
 class Shared:
-    """What all requests of an agent share."""
+    """What all requests of an agent share. settings: where the datastore is by default."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, settings: Settings) -> None:
         self.workers = workers
         self._lock = Lock()
         self._locks: dict[str, Lock] = {}
-        self._lots: dict[tuple[str, bool], Together[Step, Any]] = {}
-        self._latest = DEFAULT_DIR
+        self._lots: dict[tuple[Settings, bool], Together[Step, Any]] = {}
+        self._clients: dict[Etcd, Client] = {}
+        self._latest = settings
         self._rebuilt = bool(node.boot_id())
         self.delete_link = Together(_delete_links, MOST_LINKS, workers.idling)
 
-    def store(self, folder: str) -> FileStore:
-        """Return the store in a directory, for one thread."""
-        self._latest = folder
-        return FileStore(folder, self._in_turn, rebuilt=self._rebuilt)
+    def store(self, settings: Settings, seconds: float = SECONDS) -> Store:
+        """Return the store that the settings tell of, for one thread. Raises UnsupportedDatastore."""
+        if settings.kind == FILE:
+            self._latest = settings
+            return FileStore(settings.directory, self._in_turn, rebuilt=self._rebuilt)
+        if settings.kind == ETCD:
+            self._latest = settings
+            return EtcdStore(self._client(settings.etcd), settings.lock_file, seconds, self._in_turn)
+        raise UnsupportedDatastore(settings.kind)
 
-    def latest_store(self) -> FileStore:
+    def latest_store(self) -> Store:
         """Return the store that the latest request used, or would use by default."""
         return self.store(self._latest)
 
-    def carry_out(self, folder: str, giving: bool, step: Step) -> Any:
+    def carry_out(self, settings: Settings, giving: bool, step: Step) -> Any:
         """Run a step that gives or frees addresses on the store, in one lot with others."""
         with self._lock:
-            lot = self._lots.get((folder, giving))
+            lot = self._lots.get((settings, giving))
             if lot is None:
-                work = partial(_carry_out, partial(self.store, folder), _giving if giving else _freeing)
-                lot = self._lots[folder, giving] = Together(work, MOST_CHANGES, self.workers.idling)
+                work = partial(_carry_out, partial(self.store, settings), _giving if giving else _freeing)
+                lot = self._lots[settings, giving] = Together(work, MOST_CHANGES, self.workers.idling)
         return lot(step)
+
+    def _client(self, settings: Etcd) -> Client:
+        with self._lock:
+            if settings not in self._clients:
+                self._clients[settings] = Client(settings)
+            return self._clients[settings]
 
     @contextmanager
     def _in_turn(self, path: str, timeout: float) -> Iterator[None]:
@@ -86,7 +101,7 @@ class Warm(World):
     def __init__(self, shared: Shared, fd: int, errno: int) -> None:
         self.laps: dict[str, float] = {}
         self._shared, self._fd, self._errno = shared, fd, errno
-        self._folder = ""
+        self._settings = Settings()
         self._last = time.perf_counter()
 
     def accept(self, call: Call) -> None:
@@ -100,12 +115,10 @@ class Warm(World):
         self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
         self._last = now
 
-    def open_store(self, kind: str, folder: str) -> Store:
+    def open_store(self, settings: Settings, seconds: float) -> Store:
         """Return the store, whose lock this process's threads take in turn."""
-        if kind != "file":
-            raise UnsupportedDatastore(kind)
-        self._folder = folder
-        return self._shared.store(folder)
+        self._settings = settings
+        return self._shared.store(settings, seconds)
 
     @contextmanager
     def open_netns(self, path: str) -> Iterator[int]:
@@ -121,11 +134,11 @@ class Warm(World):
 
     def give(self, store: Store, step: Callable[[Store], T]) -> T:
         """Take the step in one lot with others that give."""
-        return cast(T, self._shared.carry_out(self._folder, True, step))
+        return cast(T, self._shared.carry_out(self._settings, True, step))
 
     def free(self, store: Store, step: Callable[[Store], T]) -> T:
         """Take the step in one lot with others that free."""
-        return cast(T, self._shared.carry_out(self._folder, False, step))
+        return cast(T, self._shared.carry_out(self._settings, False, step))
 
     def delete_link(self, host: Socket, name: str) -> Refusal | None:
         """Delete a link, at the same time as others."""

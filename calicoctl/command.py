@@ -121,7 +121,7 @@ def the_store(makes_it: bool = False) -> Store:
     """
     access = load(click.get_current_context().meta.get(CONFIG), os.environ)
     try:
-        store = open_store(access.kind, access.directory)
+        store = open_store(access.settings)
     except UnsupportedDatastore as error:
         raise ConfigError(
             f'{access.kind_setting} is "{error.kind}", a datastore that this release does not support; '

@@ -63,7 +63,7 @@ def _names(ctx: click.Context) -> Iterable[str]:
     if not kind.prefix.endswith("/"):
         return ["default"]
     namespace = f"{ctx.params.get('namespace') or kinds.DEFAULT_NAMESPACE}/" if kind.namespaced else ""
-    found = open_store(access.kind, access.directory).keys(kind.prefix + namespace)
+    found = open_store(access.settings).keys(kind.prefix + namespace)
     return [key.rpartition("/")[2] for key in found]
 
 

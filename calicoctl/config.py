@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from calicoctl.table import brief
-from datastore import DEFAULT_DIR
 from datastore.frozen import frozen
+from datastore.settings import DEFAULT_DIR, Settings
 
 DEFAULT_FILE = "/etc/calico/calicoctl.cfg"
 API_VERSION = "projectcalico.org/v3"
@@ -32,6 +32,11 @@ class Access:
     kind: str
     directory: str
     kind_setting: str
+
+    @property
+    def settings(self) -> Settings:
+        """The same as what opens a store."""
+        return Settings(self.kind, self.directory)
 
 
 def load(named: str | None, env: Mapping[str, str], default_file: str = DEFAULT_FILE) -> Access:

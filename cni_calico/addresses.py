@@ -11,6 +11,7 @@ from cni_calico import node
 from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, NOT_AVAILABLE, CniError
 from cni_calico.netlink import host_networks
+from datastore import SECONDS
 from datastore.frozen import frozen
 from ipam.assign import Request, assign
 from ipam.audit.living import BOOT
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from ipam.cidr import Address
     from ipam.handle import Assigned, Owner
 
+STATUS_SECONDS = 2.0  # STATUS says soon that there is no datastore
 NAMESPACE_NAMES = ("kubernetes.io/metadata.name", "projectcalico.org/name")
 
 
 def store_of(call: Call) -> Store:
     """Return the datastore the configuration names; raises UnsupportedDatastore."""
-    return call.world.open_store(call.conf.datastore_type, call.conf.datastore_dir)
+    return call.world.open_store(call.conf.datastore, STATUS_SECONDS if call.command == "STATUS" else SECONDS)
 
 
 def give(call: Call, store: Store, traces: Mapping[str, str]) -> tuple[Assigned, ...]:

@@ -12,8 +12,9 @@ from cni_calico.args import parse_addresses, parse_mac
 from cni_calico.errors import INVALID_CONFIG, CniError
 from cni_calico.node import check_mtu
 from cni_calico.result import DNS_LISTS, Result, Route, from_json
-from datastore import DEFAULT_DIR
+from datastore import settings
 from datastore.frozen import frozen
+from datastore.settings import BadSettings, Etcd, Settings
 from ipam.cidr import parse_address, parse_network
 from ipam.errors import BadRequest
 
@@ -69,8 +70,7 @@ class NetConf:
     nodename_file_optional: bool
     allow_ip_forwarding: bool
     include_default_routes: bool
-    datastore_type: str
-    datastore_dir: str
+    datastore: Settings
     dns: Mapping[str, Any]
     addresses: tuple[Address, ...]
     mac: bytes
@@ -78,10 +78,15 @@ class NetConf:
     valid_attachments: tuple[tuple[str, str], ...] | None
 
 
-def parse(body: Mapping[str, Any], name: str, version: str, strict: bool = True) -> NetConf:
-    """Return the configuration of the network; raises CniError 7 naming the key and value that are wrong."""
+def parse(
+    body: Mapping[str, Any], name: str, version: str, strict: bool = True, env: Mapping[str, str] | None = None
+) -> NetConf:
+    """Return the configuration of the network; raises CniError 7 naming the key and value that are wrong.
+
+    env: where the settings of the datastore come from that the configuration leaves out (DATASTORE_TYPE, ETCD_…).
+    """
     conf = Section(body, "", strict)
-    datastore = conf.text("datastore_type") or "file"
+    datastore = _datastore(conf, env or {})
     runtime = conf.section("runtimeConfig", fold=True)
     return NetConf(
         version=version,
@@ -92,11 +97,10 @@ def parse(body: Mapping[str, Any], name: str, version: str, strict: bool = True)
         num_queues=_queues(conf),
         nodename=conf.text("nodename"),
         nodename_file=conf.text("nodename_file") or NODENAME_FILE,
-        nodename_file_optional=conf.truth("nodename_file_optional", datastore == "file"),
+        nodename_file_optional=conf.truth("nodename_file_optional", datastore.kind == settings.FILE),
         allow_ip_forwarding=conf.section("container_settings").truth("allow_ip_forwarding", False),
         include_default_routes=conf.truth("include_default_routes", False),
-        datastore_type=datastore,
-        datastore_dir=_absolute(conf.text("datastore_dir") or DEFAULT_DIR),
+        datastore=datastore,
         dns=_dns(conf.section("dns")),
         addresses=_addresses(conf, runtime),
         mac=_mac(runtime),
@@ -242,9 +246,35 @@ def _dns(section: Section) -> Mapping[str, Any]:
     return found | ({"domain": section.text("domain")} if "domain" in section.body else {})
 
 
-def _absolute(path: str) -> str:
+def _datastore(conf: Section, env: Mapping[str, str]) -> Settings:
+    """Return where the datastore is; wrong settings are an error for DEL too, which can do nothing without it."""
+    kind = conf.text("datastore_type") or env.get("DATASTORE_TYPE") or settings.FILE
+    return Settings(
+        kind=kind,
+        directory=_absolute(conf.text("datastore_dir") or settings.DEFAULT_DIR, "datastore_dir"),
+        etcd=_etcd(conf, env) if kind == settings.ETCD else Etcd(),
+        lock_file=_absolute(conf.text("ipam_lock_file") or settings.LOCK_FILE, "ipam_lock_file"),
+    )
+
+
+def _etcd(conf: Section, env: Mapping[str, str]) -> Etcd:
+    told = {name: conf.text(f"etcd_{name}") for name in settings.NAMES}
+    texts = {name: text or env.get(settings.in_environment(name), "") for name, text in told.items()}
+
+    def spelt(name: str) -> str:
+        if told[name] or not texts[name]:
+            return f'configuration key "etcd_{name}"'
+        return f"environment variable {settings.in_environment(name)}"
+
+    try:
+        return settings.etcd_of(texts, spelt)
+    except BadSettings as error:
+        raise CniError(INVALID_CONFIG, str(error)) from error
+
+
+def _absolute(path: str, key: str) -> str:
     if not path.startswith("/") or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in path):
-        raise CniError(INVALID_CONFIG, f'configuration key "datastore_dir" is {path!r}: expected an absolute path')
+        raise CniError(INVALID_CONFIG, f'configuration key "{key}" is {path!r}: expected an absolute path')
     return os.path.normpath(path)
 
 

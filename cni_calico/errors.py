@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from datastore.api import Busy, StoreError, UnsupportedDatastore
+from datastore.api import Busy, NotReady, StoreError, Unreachable, UnsupportedDatastore
 from ipam.errors import AddressInUse, BadRequest, Contended, Exhausted, IpamError
 
 # CNI spec 1.1.0, "Error": codes below 100 are the spec's, and the Go types' (8, 50, 51).
@@ -60,7 +60,7 @@ def _known(error: Exception) -> CniError:
         return CniError(_IPAM_CODES.get(type(error), NO_ADDRESS), str(error))
     if isinstance(error, UnsupportedDatastore):
         return CniError(UNSUPPORTED_FIELD, str(error))
-    if isinstance(error, Busy):
+    if isinstance(error, (Busy, NotReady, Unreachable)):
         return CniError(TRY_AGAIN_LATER, str(error))
     if isinstance(error, StoreError):
         return CniError(DATASTORE, str(error))

@@ -7,6 +7,7 @@ were not synced, may be in any state after a power cut (datastore/keys.py), and 
 from __future__ import annotations
 
 from cni_calico import node
+from cni_calico.addresses import store_of
 from datastore import open_store
 from datastore.api import Corrupt
 from datastore.frozen import replace
@@ -52,17 +53,13 @@ def recovering(verbs: Mapping[str, Callable[[Call], T]]) -> dict[str, Callable[[
                 return verb(call)
             except Exception as error:
                 damaged = isinstance(error, Corrupt) or isinstance(error.__cause__, Corrupt)
-                if not damaged or not once_a_boot(call, _store_of(call)):
+                if not damaged or not once_a_boot(call, store_of(call)):
                     raise
             return verb(call)
 
         return carried_out
 
     return {name: twice(verb) for name, verb in verbs.items()}
-
-
-def _store_of(call: Call) -> Store:
-    return call.world.open_store(call.conf.datastore_type, call.conf.datastore_dir)
 
 
 def _recover(call: Call, store: Store, name: str) -> bool:
@@ -72,7 +69,7 @@ def _recover(call: Call, store: Store, name: str) -> bool:
     from ipam.audit.reclaim import recover
     from ipam.audit.repair import Craft
 
-    lasting = open_store(call.conf.datastore_type, call.conf.datastore_dir)
+    lasting = open_store(call.conf.datastore)
     craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
     with Socket() as kernel:
         freed, finished = recover(store, lasting, lambda: facts.everything(name), craft,

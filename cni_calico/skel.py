@@ -158,7 +158,7 @@ def _call_of(
         attachment = Attachment(network, container_id, check_ifname(env["CNI_IFNAME"], strict))
         if strict:
             _refuse_own_netns(env, world)
-    conf = parse(body, network, version, strict)
+    conf = parse(body, network, version, strict, env)
     args = parse_args(env.get("CNI_ARGS", ""), strict)
     log = log.about(**_words(attachment, args))
 

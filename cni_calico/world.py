@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cni_calico.netlink import Refusal, Socket
     from cni_calico.skel import Call
     from datastore.api import Store
+    from datastore.settings import Settings
 
     T = TypeVar("T")
 
@@ -45,9 +46,9 @@ class World:
     def lap(self, stage: str) -> None:
         """Note that a stage of the verb has come to its end (queue, config, ipam, wiring, record)."""
 
-    def open_store(self, kind: str, folder: str) -> Store:
-        """Return the store that the configuration names. Raises UnsupportedDatastore."""
-        return open_store(kind, folder, rebuilt=bool(node.boot_id()))
+    def open_store(self, settings: Settings, seconds: float) -> Store:
+        """Return the store that the configuration names (datastore/__init__.py). Raises UnsupportedDatastore."""
+        return open_store(settings, rebuilt=bool(node.boot_id()), seconds=seconds)
 
     def open_netns(self, path: str) -> AbstractContextManager[int]:
         """Return a descriptor of the pod's namespace, for as long as the context lasts. Raises CniError 8."""

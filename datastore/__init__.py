@@ -6,17 +6,24 @@
 from __future__ import annotations
 
 from datastore.api import Store, UnsupportedDatastore
-from datastore.file import FileStore
+from datastore.settings import ETCD, FILE, Settings
 
-DEFAULT_DIR = "/var/lib/calico/datastore"
+SECONDS = 20.0  # how long a verb waits in all for servers that do not answer: a runtime waits two minutes or more
 
 
-def open_store(kind: str, directory: str, rebuilt: bool = False) -> Store:
-    """Return the store that `datastore_type` names; nothing is created or locked yet.
+def open_store(settings: Settings, rebuilt: bool = False, seconds: float = SECONDS) -> Store:
+    """Return the store that the settings tell of; nothing is created, locked or asked yet.
 
     rebuilt: whoever uses it sets right after a reboot what pods had, which therefore need not survive a power cut.
+    seconds: how long all its calls together may wait for a server that does not answer.
     Raises UnsupportedDatastore for the kinds that this release does not have.
     """
-    if kind != "file":
-        raise UnsupportedDatastore(kind)
-    return FileStore(directory, rebuilt=rebuilt)
+    if settings.kind == FILE:
+        from datastore.file import FileStore
+
+        return FileStore(settings.directory, rebuilt=rebuilt)
+    if settings.kind == ETCD:
+        from datastore.etcd import open_etcd
+
+        return open_etcd(settings, seconds)
+    raise UnsupportedDatastore(settings.kind)

@@ -47,11 +47,23 @@ class Unwritable(StoreError):
     """The datastore could not be read or written at all (full, read-only, no permission)."""
 
 
+class Unreachable(Unwritable):
+    """No server of the datastore answered in time; the message names them, and what each of them did."""
+
+
+class Refused(Unwritable):
+    """The datastore's servers will not serve us as we are configured (certificate, password, permission)."""
+
+
+class NotReady(StoreError):
+    """The datastore is closed for changes, until whoever closed it opens it again (Calico: DatastoreReady)."""
+
+
 class UnsupportedDatastore(StoreError):
     """`datastore_type` names a kind of datastore that this release does not have."""
 
     def __init__(self, kind: str) -> None:
-        super().__init__(f'datastore_type "{kind}" is not supported by this release; the one that is: "file"')
+        super().__init__(f'datastore_type "{kind}" is not supported by this release; those that are: "file", "etcdv3"')
         self.kind = kind
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from errno import ENOTDIR
 
+from datastore.api import Unwritable
+
 READ_BYTES = 1 << 14  # most records have less; a buffer that is cut to size leaves a hole in the heap
 
 
@@ -80,3 +82,9 @@ def file_system(path: str) -> str:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         kinds = (line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == where)
         return next(kinds, "")
+
+
+def unusable(verb: str, path: str, error: OSError) -> Unwritable:
+    """Return what to say of a file of the datastore that the kernel refused."""
+    where = f" ({error.filename})" if error.filename and error.filename != path else ""
+    return Unwritable(f"could not {verb} {path} of the datastore: {os.strerror(error.errno or 0)}{where}")

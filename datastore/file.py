@@ -14,23 +14,32 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 
 from datastore import keys
-from datastore.api import Busy, Change, Conflict, Corrupt, Exists, Held, Missing, Record, Torn, Unwritable
-from datastore.disk import file_system, make_directory, open_new, read_all, sync, sync_directory, write_all
+from datastore.api import Change, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
+from datastore.disk import (
+    file_system,
+    make_directory,
+    open_new,
+    read_all,
+    sync,
+    sync_directory,
+    unusable,
+    write_all,
+)
 from datastore.filename import LONG, LONGEST_NAME, PLAIN, name_of, unquoted
+from datastore.holds import Holds
 from datastore.jsontext import dumps, loads
-from datastore.lock import directory_flock, flock, passing_flock
+from datastore.lock import directory_flock, flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from datastore.api import Json
+    from datastore.api import Held, Json
 
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
 LOCK_SECONDS = 60.0  # a runtime gives an ADD two minutes or more (kubelet runtimeRequestTimeout)
-FORGET_SECONDS = 3600.0  # runtimes repeat a verb that failed within minutes, or give the container up
 SPARE_BYTES = 64 * 1024  # more than the records of one ADD take
 PLAIN_PATH = PLAIN | {"/"}
 
@@ -48,6 +57,7 @@ class FileStore:
         self._lock = lock
         self._lock_seconds = lock_seconds
         self._depth = 0
+        self._holds = Holds(os.path.join(self.root, ".held"))
         self._rebuilt = rebuilt
         self._replaced: list[int] = []
         self._lasting: set[str] = set()  # of the records read, those that outlive a boot
@@ -142,7 +152,7 @@ class FileStore:
             except FileNotFoundError:
                 raise Missing(f"{path} is not in the datastore") from None
             except OSError as error:
-                raise _unusable("keep", path, error) from error
+                raise unusable("keep", path, error) from error
             if value is None:
                 self._unlink(path, lasts=True)
             else:
@@ -163,43 +173,20 @@ class FileStore:
                 # The file may have been removed under a holder, who then still has the directory.
                 held.enter_context(directory_flock(self.root, self._lock_seconds))
             except OSError as error:
-                raise _unusable("lock", path, error) from error
+                raise unusable("lock", path, error) from error
             self._depth = 1
             try:
                 yield
             finally:
                 self._depth = 0
 
-    @contextmanager
-    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> Iterator[Held]:
+    def hold(self, name: str, seconds: float, keep_mark: bool = False) -> AbstractContextManager[Held]:
         """Keep other processes from holding the same name (datastore/api.py). Raises Busy, Unwritable."""
-        folder = os.path.join(self.root, ".held")
-        try:
-            make_directory(folder)
-            lock = passing_flock(os.path.join(folder, name_of(name)), seconds, keep_mark)
-            held = lock.__enter__()
-        except OSError as error:
-            raise _unusable("lock", folder, error) from error
-        with ExitStack() as stack:
-            stack.push(lock)  # so that it is told of the body's error
-            yield held
+        return self._holds.hold(name, seconds, keep_mark)
 
     def tidy(self) -> None:
-        """Remove lock files of killed holders that had not begun, or whose verb nobody has repeated for long.
-
-        Raises Unwritable.
-        """
-        folder, long_ago = os.path.join(self.root, ".held"), time.time() - FORGET_SECONDS
-        try:
-            for name in os.listdir(folder):
-                path = os.path.join(folder, name)
-                with suppress(Busy), passing_flock(path, 0, keep_mark=True) as held:  # without a mark, removed with it
-                    if held.interrupted and os.stat(path).st_mtime < long_ago:
-                        os.unlink(path)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise _unusable("tidy up", folder, error) from error
+        """Remove lock files of killed holders (datastore/holds.py). Raises Unwritable."""
+        self._holds.tidy()
 
     def check_writable(self) -> None:
         """Raise Unwritable when the directory (or the nearest one above it) takes no writes, or its disk is full."""
@@ -209,7 +196,7 @@ class FileStore:
         try:
             disk = os.statvfs(folder)
         except OSError as error:
-            raise _unusable("look at", folder, error) from error
+            raise unusable("look at", folder, error) from error
         if not os.path.isdir(folder):
             raise Unwritable(f"{folder} of the datastore {self.root} is no directory")
         for name, right in ((".lock", os.path.isfile), (".held", os.path.isdir)):
@@ -239,7 +226,7 @@ class FileStore:
         except (FileNotFoundError, NotADirectoryError):
             raise Missing(f"{key} is not in the datastore {self.root}") from None
         except OSError as error:
-            raise _unusable("read", path, error) from error
+            raise unusable("read", path, error) from error
 
     def _lasts(self, *changes: Change) -> bool:
         """Tell whether changes made together must survive a power cut: one of them must, or was of a record that must.
@@ -257,7 +244,7 @@ class FileStore:
                 sync(path)
                 sync_directory(os.path.dirname(path))
             except OSError as error:
-                raise _unusable("write", path, error) from error
+                raise unusable("write", path, error) from error
 
     def _unlink(self, path: str, lasts: bool) -> None:
         try:
@@ -265,7 +252,7 @@ class FileStore:
             if lasts:
                 sync_directory(os.path.dirname(path))
         except OSError as error:
-            raise _unusable("remove", path, error) from error
+            raise unusable("remove", path, error) from error
 
     def _require(self, key: str, revision: int) -> None:
         head = dumps({"key": key, "revision": revision})[:-1] + b","  # as `_write` begins: no need to decode the rest
@@ -290,7 +277,7 @@ class FileStore:
             if lasts:
                 sync_directory(os.path.dirname(path))
         except OSError as error:
-            raise _unusable("write", path, error) from error
+            raise unusable("write", path, error) from error
         return record
 
     def _keep_open(self, path: str) -> None:
@@ -316,7 +303,7 @@ class FileStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise _unusable("list", str(error.filename), error) from error
+                raise unusable("list", str(error.filename), error) from error
 
     def _key(self, path: str) -> str:
         """Return the key of a record file, from inside where the name was too long to keep; empty for a stray file."""
@@ -336,7 +323,7 @@ class FileStore:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _unusable("read", path, error) from error
+            raise unusable("read", path, error) from error
 
 
 @lru_cache(maxsize=64)
@@ -355,8 +342,3 @@ def _decode(path: str, key: str | None, data: bytes) -> Record:
     if not isinstance(name, str) or not isinstance(value, dict) or type(revision) is not int or name != (key or name):
         raise Corrupt(f"record file {path} is damaged: it does not hold the record of its name; restore or repair it")
     return Record(name, value, revision)
-
-
-def _unusable(verb: str, path: str, error: OSError) -> Unwritable:
-    where = f" ({error.filename})" if error.filename and error.filename != path else ""
-    return Unwritable(f"could not {verb} {path} of the datastore: {os.strerror(error.errno or 0)}{where}")

@@ -99,9 +99,9 @@ def _carry_out(options: Namespace) -> int:
     from ipam.upgrade import Job, upgrade
 
     network = check_network(options.network)
-    conf = parse(_settings(os.environ), network, "1.1.0")
+    conf = parse(_settings(os.environ), network, "1.1.0", env=os.environ)
     name, folder = node.name(conf), Folder(os.path.join(options.data_dir, network))
-    store = open_store(conf.datastore_type, conf.datastore_dir)
+    store = open_store(conf.datastore)
     job = Job(name, network, lambda container_id, ifname: _owner(name, network, container_id, ifname))
     if _only_reserved(options, store, folder, job):
         return 1
@@ -126,7 +126,6 @@ def _settings(env: Mapping[str, str]) -> dict[str, object]:
     return {
         "ipam": {"type": "calico-ipam"},
         "nodename": env.get("KUBERNETES_NODE_NAME") or env.get("NODENAME"),
-        "datastore_type": env.get("DATASTORE_TYPE"),
         "datastore_dir": env.get("CALICO_DATASTORE_DIR"),
     }
 

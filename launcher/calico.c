@@ -30,8 +30,7 @@ enum { MOST_BYTES = 8 << 20, MOST_QUEUED = 4096, MOST_QUEUED_BYTES = 1 << 20, PA
 static int64_t deadline;
 static const char *name = "calico", *python; /* which of the two executables this is; the plugin to become */
 static char request[MOST_BYTES], answer[MOST_BYTES]; /* PLUGIN to END; a payload. Memory comes as it is used. */
-static size_t size, stdin_at, stdin_size, answer_size;
-static int netns = -1;
+static size_t size, stdin_at, stdin_size, answer_size; static int netns = -1;
 
 static int64_t now_ms(void) {
     struct timespec now;
@@ -86,7 +85,8 @@ static bool make_request(void) {
     size = 0;
     add_frame(PLUGIN, name, strlen(name));
     for (char **entry = environ; *entry; entry++)
-        if (!strncmp(*entry, "CNI_", 4) || !strncmp(*entry, "CALICO_", 7) || !strncmp(*entry, "NO_DEFAULT_POOLS=", 17))
+        if (!strncmp(*entry, "CNI_", 4) || !strncmp(*entry, "CALICO_", 7) || !strncmp(*entry, "ETCD_", 5) ||
+            !strncmp(*entry, "DATASTORE_TYPE=", 15) || !strncmp(*entry, "NO_DEFAULT_POOLS=", 17))
             add_frame(ENV, *entry, strlen(*entry));
     if (path && (netns = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) < 0)
         add_frame(NO_NETNS, &(uint32_t){(uint32_t)errno}, 4);

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import marshal
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from datastore import open_store
 from datastore.api import Missing, Record, Store
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
+from tests.etcd import Cluster, serving
 
 
 class QuickStore(MemoryStore):
@@ -34,7 +40,29 @@ class QuickStore(MemoryStore):
         return {key: revision for key, (_, revision) in self._records.items()}
 
 
+@cache
+def _etcd() -> Cluster:
+    """Return this process's own etcd, which ends with it."""
+    folder = Path(tempfile.mkdtemp(prefix="cni-etcd-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    server = serving(folder)
+    atexit.register(server.__exit__, None, None, None)
+    return server.__enter__()
+
+
+_of_folder: list[Path] = []
+
+
+def _etcd_store(folder: Path) -> Store:
+    """Return a store in etcd that is empty for each new folder."""
+    if _of_folder != [folder]:
+        _etcd().wipe()
+        _of_folder[:] = [folder]
+    return open_store(_etcd().settings(folder))
+
+
 STORES: dict[str, Callable[[Path], Store]] = {
+    "etcd": _etcd_store,
     "memory": lambda _: MemoryStore(),
     "file": lambda folder: FileStore(str(folder / "ds")),
     "quick": lambda _: QuickStore(),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from calicoctl.config import Access, ConfigError, load
-from datastore import DEFAULT_DIR
+from datastore.settings import DEFAULT_DIR
 
 HEAD = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
 

@@ -14,6 +14,7 @@ from cni_calico.errors import INVALID_CONFIG, CniError
 from cni_calico.log import close_log, open_log
 from cni_calico.result import Route
 from datastore.frozen import replace
+from datastore.settings import Settings
 
 BASE: dict[str, Any] = {"cniVersion": "1.0.0", "name": "net", "type": "calico", "ipam": {"type": "calico-ipam"}}
 
@@ -25,8 +26,7 @@ def conf(**more: Any) -> NetConf:
 def test_defaults() -> None:
     """A minimal configuration is Calico's defaults on the file datastore."""
     found = conf()
-    assert found.datastore_type == "file"
-    assert found.datastore_dir == "/var/lib/calico/datastore"
+    assert found.datastore == Settings()
     assert found.nodename_file == "/var/lib/calico/nodename"
     assert found.nodename_file_optional
     assert (found.mtu, found.num_queues, found.ipam.families) == (0, 1, (4,))
@@ -51,7 +51,7 @@ def test_every_key() -> None:
         runtimeConfig={"IPs": ["10.0.0.2/24"], "Mac": "02:00:00:00:00:01", "portMappings": None, "aliases": {"n": []}},
     )
     found, log = conf(**body), log_settings(body)
-    assert (found.mtu, found.nodename, found.num_queues, found.datastore_dir) == (1400, "n", 4, "/e")
+    assert (found.mtu, found.nodename, found.num_queues, found.datastore.directory) == (1400, "n", 4, "/e")
     assert (found.ipam.families, found.ipam.pools[6]) == ((6,), ("p",))
     assert found.ipam.routes == (Route("10.0.0.0/8"),)
     assert list(map(str, found.addresses)) == ["10.0.0.1", "10.0.0.2"]

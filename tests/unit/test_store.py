@@ -97,16 +97,16 @@ def test_odd_names(store: Store, segment: str) -> None:
 
 def test_a_commit_writes_all_or_nothing(store: Store) -> None:
     """Several records are created, changed and removed together, or, when one of them has changed, not at all."""
-    kept, gone = store.create("/b/kept", {"n": 1}), store.create("/b/gone", {})
+    kept, gone, last = (store.create(f"/b/{name}", {"n": 1}) for name in ("kept", "gone", "last"))
     changes = (Change("/b/new", {}, None), Change("/b/kept", {"n": 2}, kept.revision),
                Change("/b/gone", None, gone.revision))
-    for broken, error in ((Change("/b/kept", {}, None), Exists), (Change("/b/kept", {}, kept.revision + 1), Conflict),
+    for broken, error in ((Change("/b/last", {}, None), Exists), (Change("/b/last", {}, kept.revision), Conflict),
                           (Change("/b/none", None, 1), Missing), (Change("/b/none", {}, 1), Missing)):
         with pytest.raises(error):
             store.commit(*changes, broken)
-        assert list(store.records("/b/")) == [gone, kept]
+        assert list(store.records("/b/")) == [gone, kept, last]
     store.commit(*changes)
-    assert store.keys("/b/") == ["/b/kept", "/b/new"]
+    assert store.keys("/b/") == ["/b/kept", "/b/last", "/b/new"]
     assert store.get("/b/kept").value == {"n": 2}
     assert store.get("/b/kept").revision > kept.revision
 
