@@ -12,6 +12,7 @@ from cni_calico.args import Attachment
 from cni_calico.errors import ALREADY_ATTACHED, DRIFT, NOT_AVAILABLE, CniError
 from cni_calico.netlink import host_networks
 from datastore import SECONDS
+from datastore.cluster import require_ready
 from datastore.frozen import frozen
 from ipam.assign import Request, assign
 from ipam.audit.living import BOOT
@@ -135,6 +136,7 @@ def require_room(call: Call, store: Store) -> None:
 
     criteria = _criteria(call, node.name(call.conf))
     store.check_writable()
+    require_ready(store)
     for family in call.conf.ipam.families:
         pools = all_pools(store, family)
         if not pools and seedable(call.env, family):

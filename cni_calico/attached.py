@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 
+from cni_calico.version import VERSION
 from datastore.api import Busy
+from datastore.cluster import initialised, require_ready
+from datastore.settings import ETCD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +22,10 @@ HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachmen
 
 @contextmanager
 def attached(call: Call, store: Store) -> Iterator[Held]:
-    """Keep other verbs from the call's attachment while the body runs. Raises Gone, Busy."""
+    """Keep other verbs from the call's attachment while the body runs. Raises Gone, Busy, NotReady."""
+    known = require_ready(store)
+    if known is None and call.command == "ADD" and call.conf.datastore.kind == ETCD:
+        initialised(store, VERSION)
     with store.hold(call.attachment.host_ifname, HOLD_SECONDS) as held:
         call.world.still_wanted(call, store)
         yield held

@@ -16,6 +16,7 @@ from cni_calico.facts import one_by_one
 from cni_calico.netlink import Socket
 from cni_calico.reclaim import once_a_boot, recovering
 from cni_calico.result import Ip, Result
+from datastore.cluster import require_ready
 from datastore.undo import Undo, all_of, fail
 from ipam.cidr import BITS
 from ipam.collect import collect
@@ -74,6 +75,7 @@ def check(call: Call) -> None:
 def gc(call: Call) -> None:
     """Release what belongs to no valid attachment; without a list only what is left from before a reboot."""
     store = addresses.store_of(call)
+    require_ready(store)
     damaged: list[Corrupt] = []
     held = addresses.attachments(store, call.conf.name, damaged.append)
     with Socket() as host:

@@ -14,6 +14,7 @@ from cni_calico.errors import DRIFT, INVALID_CONFIG, INVALID_NETNS, NOT_AVAILABL
 from cni_calico.netlink import Socket
 from cni_calico.reclaim import once_a_boot, recovering
 from cni_calico.result import Interface, Ip, Result, Route
+from datastore.cluster import require_ready
 from datastore.frozen import replace
 from datastore.undo import Undo, all_of, fail
 from ipam.audit.living import BOOT, identity
@@ -102,6 +103,7 @@ def gc(call: Call) -> None:
     from ipam.collect import collect  # for GC only
 
     store = addresses.store_of(call)
+    require_ready(store)
     damaged: list[Corrupt] = []
     living = facts.everything(node.name(call.conf))
     known = _known(call, store, living, damaged.append)

@@ -10,6 +10,7 @@ from cni_calico import node
 from cni_calico.addresses import store_of
 from datastore import open_store
 from datastore.api import Corrupt
+from datastore.cluster import require_ready
 from datastore.frozen import replace
 from ipam import host
 
@@ -35,6 +36,7 @@ def once_a_boot(call: Call, store: Store) -> bool:
     name, boot = node.name(call.conf), node.boot_id()
     if not boot or host.load(store, name)[0].boot == boot:
         return False
+    require_ready(store)
     with store.hold("reclaim", HOLD_SECONDS):
         if host.load(store, name)[0].boot != boot and _recover(call, store, name):
             memory, revision = host.load(store, name)

@@ -20,6 +20,7 @@ IPAM_CONFIG = f"{IPAM}/config"
 IPRESERVATIONS = f"{RESOURCES}/ipreservations/"
 NODES = f"{RESOURCES}/nodes/"
 CLUSTER_INFORMATION = f"{RESOURCES}/clusterinformations/default"
+FELIX_CONFIGURATION = f"{RESOURCES}/felixconfigurations/default"
 
 ALLOCATION_STATE = (BLOCKS, HANDLES, HOSTS, WORKLOAD_ENDPOINTS)
 POD = ("boot", "container", "interface")  # attributes that a pod's allocation has, and nobody else's

@@ -16,10 +16,11 @@ from calicoctl.table import printable
 from calicoctl.writing import STDOUT, require_place, write
 from cni_calico import facts
 from cni_calico.version import VERSION
+from datastore.cluster import initialised
 from ipam.audit import finding as kinds
 from ipam.audit.audit import audit
 from ipam.audit.repair import Craft, repair
-from ipam.audit.report import entries, lines, made_cluster
+from ipam.audit.report import entries, lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -90,7 +91,7 @@ def check(show_all_ips: bool, show_problem_ips: bool, path: str | None, with_rep
     for line in _all(store, found) if show_all_ips else ():
         tell(line)
     if path is not None:
-        write(path, lines(store, found, made_cluster(store, VERSION), VERSION))
+        write(path, lines(store, found, initialised(store, VERSION), VERSION))
         tell(f"\nReport written to {printable(path)}.")
     count = len(found.findings)
     tell(f"\nCheck complete; found {count} problem{'' if count == 1 else 's'}.")

@@ -16,10 +16,11 @@ from cni_calico import facts
 from cni_calico.version import VERSION
 from datastore import keys
 from datastore.api import Conflict, Missing
+from datastore.cluster import cluster_of
 from ipam.audit.handles import count
 from ipam.audit.living import identity
 from ipam.audit.reclaim import forget_endpoints
-from ipam.audit.report import agreed, cluster_of, parse, require
+from ipam.audit.report import agreed, parse, require
 from ipam.cidr import parse_address
 from ipam.errors import BadRequest, Changed
 from ipam.find import holder

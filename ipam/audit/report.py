@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import reprlib
-import time
 from contextlib import suppress
-from secrets import token_hex
 
 from datastore import keys
-from datastore.api import Corrupt, Exists, Missing
+from datastore.api import Corrupt, Missing
 from datastore.frozen import frozen
 from datastore.model import block_of
 from ipam.audit.finding import HANDLE_EMPTY
@@ -30,22 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, TypeVar
 
-    from datastore.api import Json, Record, Store
+    from datastore.api import Json, Store
+    from datastore.cluster import Cluster
     from datastore.model import Attribute, Block
     from ipam.audit.audit import Audit
     from ipam.cidr import Address
 
     T = TypeVar("T")
-
-
-@frozen
-class Cluster:
-    """What a report is tied to: the datastore's GUID, type and lock, and the revision of the record that says so."""
-
-    guid: str
-    type: str
-    locked: bool
-    revision: str
 
 
 @frozen
@@ -57,37 +46,6 @@ class Report:
     revisions: frozenset[str]
     leaked: Mapping[Address, Wanted]
     handles: Mapping[str, str]
-
-
-def cluster_of(store: Store) -> Cluster | None:
-    """Return what the datastore is, None where nothing says so yet. Raises Corrupt."""
-    try:
-        return _cluster(store.get(keys.CLUSTER_INFORMATION))
-    except Missing:
-        return None
-
-
-def made_cluster(store: Store, version: str) -> Cluster:
-    """Return what the datastore is, giving it a GUID when it has none. Raises Corrupt."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with suppress(Exists):
-        if cluster_of(store) is None:
-            store.create(keys.CLUSTER_INFORMATION, {
-                "kind": "ClusterInformation",
-                "apiVersion": "projectcalico.org/v3",
-                "metadata": {"name": "default", "creationTimestamp": now},
-                "spec": {"clusterGUID": token_hex(16), "clusterType": "", "calicoVersion": version,
-                         "datastoreReady": True},
-            })
-    return _cluster(store.get(keys.CLUSTER_INFORMATION))
-
-
-def _cluster(record: Record) -> Cluster:
-    spec = record.value.get("spec")
-    if not isinstance(spec, dict) or not spec.get("clusterGUID"):
-        raise Corrupt(f"record {record.key} has no clusterGUID; repair it")
-    return Cluster(str(spec["clusterGUID"]), str(spec.get("clusterType") or ""), spec.get("datastoreReady") is False,
-                   str(record.revision))
 
 
 def lines(store: Store, audit: Audit, cluster: Cluster, version: str) -> Iterator[str]:
