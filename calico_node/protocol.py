@@ -17,7 +17,7 @@ PLUGIN, ENV, STDIN, NO_NETNS, HOST_NETNS, END, TAKEN = range(1, 8)
 ALIVE, RESULT, DECLINED = 17, 18, 19
 
 MOST_BYTES, MOST_FRAMES = 64 << 20, 4096
-VARIABLES = ("CNI_", "CALICO_", "NO_DEFAULT_POOLS")  # what of a launcher's environment is passed on
+VARIABLES = ("CNI_", "CALICO_", "ETCD_", "DATASTORE_TYPE", "NO_DEFAULT_POOLS")  # what a launcher passes on
 
 
 class ProtocolError(Exception):

@@ -21,18 +21,22 @@ from cni_calico.netlink import Refusal, Socket
 from cni_calico.skel import Call
 from cni_calico.world import Declined, World
 from datastore import SECONDS, keys
-from datastore.api import Busy, Change, Store, UnsupportedDatastore
+from datastore.api import Busy, Change, Conflict, Exists, Missing, Store, UnsupportedDatastore
 from datastore.draft import Draft
 from datastore.etcd import EtcdStore
 from datastore.etcdclient import Client
 from datastore.file import FileStore
 from datastore.lock import busy, flock
 from datastore.settings import ETCD, FILE, Etcd, Settings
+from datastore.snapshot import Cache
 
 MOST_LINKS = 256  # deleted at once: the kernel holds its routing lock meanwhile
 MOST_CHANGES = 64  # assignments or releases in one lot: the others' latency
+TRIES = 3  # of a lot, where another host has written to its block meanwhile
+LOST_RACE = (Conflict, Exists, Missing)
 T = TypeVar("T")
 Step = Callable[[Store], Any]
+Item = tuple[Store, Step]  # the store that was opened for the step's request
 
 
 class Shared:
@@ -42,8 +46,8 @@ class Shared:
         self.workers = workers
         self._lock = Lock()
         self._locks: dict[str, Lock] = {}
-        self._lots: dict[tuple[Settings, bool], Together[Step, Any]] = {}
-        self._clients: dict[Etcd, Client] = {}
+        self._lots: dict[tuple[Settings, bool], Together[Item, Any]] = {}
+        self._clusters: dict[Etcd, tuple[Client, Cache]] = {}
         self._latest = settings
         self._rebuilt = bool(node.boot_id())
         self.delete_link = Together(_delete_links, MOST_LINKS, workers.idling)
@@ -55,27 +59,28 @@ class Shared:
             return FileStore(settings.directory, self._in_turn, rebuilt=self._rebuilt)
         if settings.kind == ETCD:
             self._latest = settings
-            return EtcdStore(self._client(settings.etcd), settings.lock_file, seconds, self._in_turn)
+            client, cache = self._cluster(settings.etcd)
+            return EtcdStore(client, settings.lock_file, seconds, self._in_turn, cache)
         raise UnsupportedDatastore(settings.kind)
 
     def latest_store(self) -> Store:
         """Return the store that the latest request used, or would use by default."""
         return self.store(self._latest)
 
-    def carry_out(self, settings: Settings, giving: bool, step: Step) -> Any:
-        """Run a step that gives or frees addresses on the store, in one lot with others."""
+    def carry_out(self, settings: Settings, giving: bool, store: Store, step: Step) -> Any:
+        """Run a step that gives or frees addresses on the store that was opened for it, or in one lot with others."""
         with self._lock:
             lot = self._lots.get((settings, giving))
             if lot is None:
                 work = partial(_carry_out, partial(self.store, settings), _giving if giving else _freeing)
                 lot = self._lots[settings, giving] = Together(work, MOST_CHANGES, self.workers.idling)
-        return lot(step)
+        return lot((store, step))
 
-    def _client(self, settings: Etcd) -> Client:
+    def _cluster(self, settings: Etcd) -> tuple[Client, Cache]:
         with self._lock:
-            if settings not in self._clients:
-                self._clients[settings] = Client(settings)
-            return self._clients[settings]
+            if settings not in self._clusters:
+                self._clusters[settings] = Client(settings), Cache()
+            return self._clusters[settings]
 
     @contextmanager
     def _in_turn(self, path: str, timeout: float) -> Iterator[None]:
@@ -134,11 +139,11 @@ class Warm(World):
 
     def give(self, store: Store, step: Callable[[Store], T]) -> T:
         """Take the step in one lot with others that give."""
-        return cast(T, self._shared.carry_out(self._settings, True, step))
+        return cast(T, self._shared.carry_out(self._settings, True, store, step))
 
     def free(self, store: Store, step: Callable[[Store], T]) -> T:
         """Take the step in one lot with others that free."""
-        return cast(T, self._shared.carry_out(self._settings, False, step))
+        return cast(T, self._shared.carry_out(self._settings, False, store, step))
 
     def delete_link(self, host: Socket, name: str) -> Refusal | None:
         """Delete a link, at the same time as others."""
@@ -150,38 +155,46 @@ def _delete_links(names: Sequence[str]) -> list[Refusal | None]:
         return host.delete_links(names)
 
 
-def _carry_out(open_store: Callable[[], Store], order: Callable[[Change], int], steps: Sequence[Step]) -> list[Any]:
+def _carry_out(open_store: Callable[[], Store], order: Callable[[Change], int], items: Sequence[Item]) -> list[Any]:
     """Run the steps on drafts and write them; a step that is alone, or fails on a draft, is run on the store itself."""
-    store = open_store()
-    if len(steps) == 1:
-        return [_outcome(steps[0], store)]
-    outcomes: list[Any] = []
+    if len(items) == 1:
+        return [_outcome(*items[0])]
+    store, outcomes, steps = open_store(), list[Any](), [step for _, step in items]
+    for own, _ in items:
+        store.share(own)
     with store.exclusive():
         while len(outcomes) < len(steps):
             outcomes += _lot(store, order, steps[len(outcomes) :])
+    for own, _ in items:
+        own.share(store)
     return outcomes
 
 
 def _lot(store: Store, order: Callable[[Change], int], steps: Sequence[Step]) -> list[Any]:
     """Run steps on one draft as far as it goes and write it; return their outcomes, at least one."""
-    draft, outcomes = Draft(store), []
-    for step in steps:
-        before = draft.mark()
+    for _ in range(TRIES):
+        draft, outcomes = Draft(store), list[Any]()
+        for step in steps:
+            before = draft.mark()
+            try:
+                outcomes.append(step(draft))
+            except Exception:
+                draft.rewind(before)
+                break
+        if not outcomes:
+            return [_outcome(store, steps[0])]
+        steps = steps[: len(outcomes)]
         try:
-            outcomes.append(step(draft))
+            store.commit(*sorted(draft.changes(), key=order))
+        except LOST_RACE:
+            continue
         except Exception:
-            draft.rewind(before)
             break
-    if not outcomes:
-        return [_outcome(steps[0], store)]
-    try:
-        store.commit(*sorted(draft.changes(), key=order))
-    except Exception:
-        return [_outcome(step, store) for step in steps[: len(outcomes)]]  # each for itself, with an error of its own
-    return outcomes
+        return outcomes
+    return [_outcome(store, step) for step in steps]  # each for itself, with an error of its own
 
 
-def _outcome(step: Step, store: Store) -> Any:
+def _outcome(store: Store, step: Step) -> Any:
     try:
         return step(store)
     except Exception as error:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
+from cni_calico import node
+from cni_calico.endpoint import usual_key
+from cni_calico.errors import CniError
 from cni_calico.version import VERSION
+from datastore import keys
 from datastore.api import Busy
 from datastore.cluster import initialised, require_ready
 from datastore.settings import ETCD
@@ -23,12 +27,20 @@ HOLD_SECONDS = 60.0  # how long one verb waits for another of the same attachmen
 @contextmanager
 def attached(call: Call, store: Store) -> Iterator[Held]:
     """Keep other verbs from the call's attachment while the body runs. Raises Gone, Busy, NotReady."""
-    known = require_ready(store)
-    if known is None and call.command == "ADD" and call.conf.datastore.kind == ETCD:
-        initialised(store, VERSION)
     with store.hold(call.attachment.host_ifname, HOLD_SECONDS) as held:
         call.world.still_wanted(call, store)
+        _prepare(call, store)
+        if require_ready(store) is None and call.command == "ADD" and call.conf.datastore.kind == ETCD:
+            initialised(store, VERSION)
         yield held
+
+
+def _prepare(call: Call, store: Store) -> None:
+    """Tell the store what is about to be read; a DEL does without where the node has no name."""
+    with suppress(CniError):
+        name = node.name(call.conf)
+        store.prepare(name, keys.handle(call.attachment.owner({}).handle_id),
+                      usual_key(name, call.args, call.attachment))
 
 
 @contextmanager

@@ -153,6 +153,15 @@ class Store(Protocol):
         Conflict where the Torn has no key and its record can be read by now.
         """
 
+    def prepare(self, node: str, *names: str) -> None:
+        """Be told what a verb of a node is about to read: the records of these keys, and what decides on addresses.
+
+        Where each read is a round trip, they are made together, and what they gave is given until it may have changed.
+        """
+
+    def share(self, other: Store) -> None:
+        """Know what another store, of the same datastore, has read after `prepare`."""
+
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold off this node's other writers: one wait instead of a storm of conflicts. Re-enterable."""
 

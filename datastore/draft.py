@@ -94,6 +94,13 @@ class Draft:
         """Damaged records are mended in the store itself."""
         raise Beyond(torn.key)
 
+    def prepare(self, node: str, *names: str) -> None:
+        """Leave that to the store itself."""
+        self._store.prepare(node, *names)
+
+    def share(self, other: Store) -> None:
+        """Leave that to the store itself."""
+
     def exclusive(self) -> AbstractContextManager[None]:
         """Return a context of no effect: the store is locked already."""
         return nullcontext()

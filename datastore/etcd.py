@@ -14,17 +14,32 @@ from datastore import SECONDS, keys
 from datastore.api import Busy, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
 from datastore.etcdclient import Client, Compacted, Patience, TooLarge
 from datastore.holds import Holds
-from datastore.jsontext import dumps, loads
+from datastore.jsontext import dumps
 from datastore.lock import flock
+from datastore.snapshot import (
+    Cache,
+    b64,
+    changes,
+    end_of,
+    is_current,
+    next_blocks,
+    one,
+    ranges_of,
+    record_of,
+    taken,
+    text,
+    whole,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from datastore.api import Change, Held, Json
+    from datastore.api import Change, Held, Json, Store
     from datastore.etcdclient import Answer
     from datastore.settings import Settings
+    from datastore.snapshot import Snapshot
 
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
@@ -41,23 +56,29 @@ def open_etcd(settings: Settings, seconds: float) -> EtcdStore:
 
 
 class EtcdStore:
-    """A Store (datastore/api.py) in an etcd cluster, for one thread; the client may be shared.
+    """A Store (datastore/api.py) in an etcd cluster, for one thread and one verb; client and cache may be shared.
 
-    lock_file: what this node's writers hold in turn; beside it are the names that are held.
+    lock_file: what this node's writers hold in turn; beside it are the names that are held. What `prepare` has read is
+    not read again, until a write here changes it or is refused.
     """
 
-    def __init__(self, client: Client, lock_file: str, seconds: float = SECONDS, lock: Lock = flock) -> None:
-        self._client, self._lock_file, self._lock = client, lock_file, lock
+    def __init__(
+        self, client: Client, lock_file: str, seconds: float = SECONDS, lock: Lock = flock, cache: Cache | None = None
+    ) -> None:
+        self._client, self._lock_file, self._lock, self._cache = client, lock_file, lock, cache or Cache()
+        self._snapshot: Snapshot | None = None
+        self._read: dict[str, Json | None] = {}
+        self._node, self._names, self._is_stale = "", frozenset[str](), False
         self._patience = Patience(seconds)
         self._holds = Holds(os.path.join(os.path.dirname(lock_file), "held"))
         self._depth = 0
 
     def get(self, key: str) -> Record:
         """Return the record at the key; raises Missing, Corrupt, Unreachable."""
-        found = self._call(RANGE, {"key": _b64(key)}).body.get("kvs")
-        if not found:
+        item = self._item(key)
+        if item is None:
             raise Missing(f"{key} is not in etcd")
-        return _record(found[0])
+        return record_of(item)
 
     def create(self, key: str, value: Json) -> Record:
         """Store a new record; raises Exists."""
@@ -78,28 +99,28 @@ class EtcdStore:
 
     def records(self, prefix: str) -> Iterator[Record]:
         """Yield every record below the prefix in key order, as it was when the first one was read if etcd can."""
-        return map(_record, self._pages(prefix, {"limit": PAGE_RECORDS}))
+        return map(record_of, self._below(prefix, {"limit": PAGE_RECORDS}))
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below the prefix in order, without reading the records."""
-        return [_text(item["key"]) for item in self._pages(prefix, {"limit": PAGE_KEYS, "keys_only": True})]
+        return [text(item["key"]) for item in self._below(prefix, {"limit": PAGE_KEYS, "keys_only": True})]
 
     def scan(self, prefix: str, torn: Callable[[Torn], object]) -> Iterator[Record]:
         """Yield every record below the prefix; what cannot be read is told to `torn`."""
-        for item in self._pages(prefix, {"limit": PAGE_RECORDS}):
+        for item in self._below(prefix, {"limit": PAGE_RECORDS}):
             try:
-                yield _record(item)
+                yield record_of(item)
             except Corrupt as error:
-                key = _text(item["key"])
+                key = text(item["key"])
                 torn(Torn(key, key, str(error)))
 
     def mend(self, torn: Torn, value: Json | None) -> None:
         """Keep a damaged record below `/damaged` and put a value in its place, or nothing. Raises Missing, Conflict."""
-        found = self._call(RANGE, {"key": _b64(torn.key)}).body.get("kvs")
+        found = self._call(RANGE, {"key": b64(torn.key)}).body.get("kvs")
         if not found:
             raise Missing(f"{torn.key} is not in etcd")
         revision = int(found[0]["mod_revision"])
-        kept = {"key": _b64(f"{DAMAGED}{torn.key}/{revision}"), "value": found[0].get("value", "")}
+        kept = {"key": b64(f"{DAMAGED}{torn.key}/{revision}"), "value": found[0].get("value", "")}
         self._transact([_unchanged(torn.key, revision)], [{"request_put": kept}, _operation(torn.key, value)],
                        [(torn.key, value, revision)])
 
@@ -134,13 +155,88 @@ class EtcdStore:
         """Remove lock files of killed holders (datastore/holds.py). Raises Unwritable."""
         self._holds.tidy()
 
+    def prepare(self, node: str, *names: str) -> None:
+        """Read together what a verb of a node is about to read: the records of these keys, pools, settings, its block.
+
+        One round trip; two where something has changed since the node's last verb.
+        """
+        self._node, self._names = node, self._names | set(names)
+        self._prepare(node, sorted(self._names))
+
+    def share(self, other: Store) -> None:
+        """Know what another store of the same cluster has read or written for its verb."""
+        if not isinstance(other, EtcdStore):
+            return
+        self._node, self._names = other._node or self._node, self._names | other._names
+        if other._is_stale:
+            self._forget()
+            return
+        for key, item in other._read.items():
+            self._read[key] = _newest(item, self._read.get(key))
+        if other._snapshot is None or self._snapshot is None or other._snapshot.revision > self._snapshot.revision:
+            self._snapshot = other._snapshot
+
+    def _prepare(self, node: str, names: list[str]) -> None:
+        self._is_stale = False
+        snapshot = self._cache.snapshot(node, self._client.breaks)
+        if snapshot is None:
+            self._load(node, names)
+            return
+        blocks = next_blocks(snapshot, node)
+        kept = {key: self._cache.block(key) for key in blocks}
+        answers, revision = self._ranges([*changes(snapshot), *(_newer(key, kept[key]) for key in blocks),
+                                          *whole(map(one, names))])
+        split = len(snapshot.ranges)
+        if not is_current(snapshot, answers[:split], revision):
+            self._load(node, names)
+            return
+        self._snapshot = snapshot
+        for key, answer in zip((*blocks, *names), answers[split:], strict=True):
+            found = answer.get("kvs") or ([kept[key]] if int(answer.get("count", 0)) and kept.get(key) else [None])
+            self._read[key] = found[0]
+        for key in blocks:
+            self._cache.keep_block(key, self._read[key])
+
     def check_writable(self) -> None:
         """Raise Unreachable when no majority of servers answers, and Unwritable when one has no room left."""
-        self._call(RANGE, {"key": _b64(keys.IPAM_CONFIG), "keys_only": True})
+        self._call(RANGE, {"key": b64(keys.IPAM_CONFIG), "keys_only": True})
         alarms = self._call(STATUS, {}).body.get("errors") or []
         if any("NOSPACE" in str(alarm) for alarm in alarms):
             raise Unwritable("etcd takes no writes: it has no room left (alarm NOSPACE); compact and defragment it, or "
                              "raise its quota, then `etcdctl alarm disarm`")
+
+    def _load(self, node: str, names: list[str]) -> None:
+        """Read all that `prepare` promises."""
+        ranges, breaks = ranges_of(node), self._client.breaks
+        answers, revision = self._ranges(whole((*ranges, *map(one, names))))
+        self._snapshot = taken(ranges, answers[: len(ranges)], revision, breaks)
+        self._cache.keep(node, self._snapshot)
+        for key, answer in zip(names, answers[len(ranges) :], strict=True):
+            self._read[key] = (answer.get("kvs") or [None])[0]
+
+    def _ranges(self, requests: list[Json]) -> tuple[list[Json], int]:
+        """Return the answers to requests for ranges, all of one revision, and that revision."""
+        answer = self._call(TXN, {"success": requests})
+        return [item.get("response_range", {}) for item in answer.body["responses"]], answer.revision
+
+    def _item(self, key: str) -> Json | None:
+        """Return the key-value of a key, None when there is none."""
+        self._refresh()
+        if key in self._read:
+            item = self._read[key]
+            return _newest(item, self._cache.block(key)) if key.startswith(keys.BLOCKS) else item
+        if self._snapshot and self._snapshot.covers(*one(key)):
+            return self._snapshot.items.get(key)
+        found: list[Json] | None = self._call(RANGE, {"key": b64(key)}).body.get("kvs")
+        return found[0] if found else None
+
+    def _below(self, prefix: str, body: Json) -> Iterator[Json]:
+        """Yield the key-values below a prefix."""
+        self._refresh()
+        if self._snapshot and self._snapshot.covers(prefix, end_of(prefix)):
+            yield from self._snapshot.below(prefix, end_of(prefix))
+        else:
+            yield from self._pages(prefix, body)
 
     def _call(self, path: str, body: Json) -> Answer:
         return self._client.call(path, body, self._patience)
@@ -149,7 +245,7 @@ class EtcdStore:
         """Yield the key-values below a prefix, page by page, of one revision as long as that is not compacted."""
         start, revision = prefix, 0
         while True:
-            asked = {"key": _b64(start), "range_end": _b64(_end(prefix)), "revision": str(revision), **body}
+            asked = {"key": b64(start), "range_end": b64(end_of(prefix)), "revision": str(revision), **body}
             try:
                 answer = self._call(RANGE, asked)
             except Compacted:
@@ -159,7 +255,7 @@ class EtcdStore:
             yield from found
             if not answer.body.get("more"):
                 return
-            start, revision = _text(found[-1]["key"]) + "\0", revision or answer.revision
+            start, revision = text(found[-1]["key"]) + "\0", revision or answer.revision
 
     def _write(self, changes: list[tuple[str, Json | None, int | None]]) -> int:
         """Make all these changes, or none; return the revision they have. Raises as `commit`."""
@@ -171,14 +267,55 @@ class EtcdStore:
     ) -> int:
         if len(success) > MOST_CHANGES:
             raise TooLarge(f"{len(success)} changes in one transaction: etcd takes {MOST_CHANGES}")
-        failure = [{"request_range": {"key": _b64(key)}} for key, _, _ in changes]
-        answer = self._call(TXN, {"compare": compare, "success": success, "failure": failure})
+        failure = [{"request_range": {"key": b64(key)}} for key, _, _ in changes]
+        try:
+            answer = self._call(TXN, {"compare": compare, "success": success, "failure": failure})
+        except BaseException:
+            self._forget()
+            raise
         if answer.body.get("succeeded"):
+            self._written(changes, answer.revision)
             return answer.revision
+        self._forget()
         now = [_found(item) for item in answer.body["responses"]]
         if answer.doubtful:
             return _own_revision(changes, now)
         raise _refusal(changes, now)
+
+
+    def _forget(self) -> None:
+        """Read anew from now on: what was read may have changed since."""
+        self._read.clear()
+        self._snapshot, self._is_stale = None, bool(self._node)
+
+    def _refresh(self) -> None:
+        if self._is_stale:
+            self._prepare(self._node, sorted(self._names))
+
+    def _written(self, changes: list[tuple[str, Json | None, int | None]], revision: int) -> None:
+        """Remember what was written as far as it was read here, and blocks for those to come."""
+        for key, value, _ in changes:
+            data = None if value is None else b64encode(dumps(value)).decode()
+            item = data and {"key": b64(key), "value": data, "mod_revision": str(revision)}
+            if key in self._read:
+                self._read[key] = item or None
+            if key.startswith(keys.BLOCKS):
+                self._cache.keep_block(key, item or None)
+            if self._snapshot and self._snapshot.covers(*one(key)):
+                self._snapshot = None
+
+
+def _newest(item: Json | None, other: Json | None) -> Json | None:
+    """Return the key-value of two of the same key that was written later."""
+    if item and other:
+        return max(item, other, key=lambda each: int(each["mod_revision"]))
+    return item or other
+
+
+def _newer(key: str, kept: Json | None) -> Json:
+    """Return the request for a key-value that is newer than the one kept, and for how many there are."""
+    since = {"min_mod_revision": str(int(kept["mod_revision"]) + 1)} if kept else {}
+    return {"request_range": {"key": b64(key), **since}}
 
 
 def _own_revision(changes: list[tuple[str, Json | None, int | None]], now: list[Json | None]) -> int:
@@ -216,43 +353,17 @@ def _refusal(changes: list[tuple[str, Json | None, int | None]], now: list[Json 
 def _unchanged(key: str, revision: int | None) -> Json:
     """Return the comparison that holds as long as a record has its revision, or does not exist (None)."""
     if revision is None:
-        return {"key": _b64(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
-    return {"key": _b64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+        return {"key": b64(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+    return {"key": b64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
 
 
 def _operation(key: str, value: Json | None) -> Json:
     if value is None:
-        return {"request_delete_range": {"key": _b64(key)}}
-    return {"request_put": {"key": _b64(key), "value": b64encode(dumps(value)).decode()}}
+        return {"request_delete_range": {"key": b64(key)}}
+    return {"request_put": {"key": b64(key), "value": b64encode(dumps(value)).decode()}}
 
 
 def _found(response: Json) -> Json | None:
     """Return the key-value in the response of a range for one key, None when there was none."""
     found = response.get("response_range", {}).get("kvs")
     return found[0] if found else None
-
-
-def _record(item: Json) -> Record:
-    """Return the record in a key-value; raises Corrupt. Old hosts and affinities have no value (Calico)."""
-    key = _text(item["key"])
-    data = b64decode(item.get("value", ""))
-    try:
-        value = loads(data) if data or not key.startswith(keys.HOSTS) else {}
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise Corrupt(f"record {key} in etcd is damaged: it does not hold a JSON object; restore or repair it")
-    return Record(key, value, int(item["mod_revision"]))
-
-
-def _b64(text: str) -> str:
-    return b64encode(text.encode("utf-8", "surrogateescape")).decode()
-
-
-def _text(b64: str) -> str:
-    return b64decode(b64).decode("utf-8", "surrogateescape")
-
-
-def _end(prefix: str) -> str:
-    """Return the first key behind all those that begin with the prefix, which ends with a plain character."""
-    return prefix[:-1] + chr(ord(prefix[-1]) + 1)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from datastore.api import Held, Json
+    from datastore.api import Held, Json, Store
 
     Lock = Callable[[str, float], AbstractContextManager[None]]
 
@@ -157,6 +157,12 @@ class FileStore:
                 self._unlink(path, lasts=True)
             else:
                 self._write(Record(torn.key, value, time.time_ns()), lasts=True)
+
+    def prepare(self, node: str, *names: str) -> None:
+        """Do nothing: a read is no round trip."""
+
+    def share(self, other: Store) -> None:
+        """Do nothing: nothing is kept of what was read."""
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datastore.api import Change, Json, Torn
+    from datastore.api import Change, Json, Store, Torn
 
 
 class MemoryStore:
@@ -78,6 +78,12 @@ class MemoryStore:
         self.damaged.append(self._records.pop(torn.key)[0])
         if value is not None:
             self._put(torn.key, value)
+
+    def prepare(self, node: str, *names: str) -> None:
+        """Do nothing: a read is no round trip."""
+
+    def share(self, other: Store) -> None:
+        """Do nothing: nothing is kept of what was read."""
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
