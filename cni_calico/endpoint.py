@@ -15,7 +15,7 @@ from datastore.resources import Endpoint, endpoint_json, endpoint_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from cni_calico.args import Args
     from cni_calico.dataplane import Wire, Wired
@@ -70,14 +70,22 @@ def usual_key(node: str, args: Args, attachment: Attachment) -> str:
     return keys.workload_endpoint(endpoint.namespace, endpoint.name)
 
 
-def find(store: Store, attachment: Attachment, usual: str = "") -> Found | None:
-    """Return the attachment's record, or None. Needs neither node nor pod name. Raises StoreError.
+def told_key(attachment: Attachment, owner: Mapping[str, str]) -> str:
+    """Return where the attachment's record is by what one of its allocations says of node and pod."""
+    endpoint = endpoint_for(owner.get("node", ""), owner.get("pod", ""), owner.get("namespace", ""), attachment, ())
+    return keys.workload_endpoint(endpoint.namespace, endpoint.name)
 
-    `usual` is where to look first: a host may have thousands of records.
+
+def find_at(store: Store, attachment: Attachment, *places: str) -> Found | None:
+    """Return the attachment's record if it is at one of these keys. Raises StoreError."""
+    return next(filter(None, (_read(store, attachment, place) for place in dict.fromkeys(places))), None)
+
+
+def find(store: Store, attachment: Attachment) -> Found | None:
+    """Return the attachment's record, wherever it is, or None. Needs neither node nor pod name. Raises StoreError.
+
+    All names there are, are looked at: for a node's own datastore, and once it is nowhere that is known.
     """
-    found = _read(store, attachment, usual) if usual else None
-    if found:
-        return found
     ending = "-".join(("", _part("cni"), _part(attachment.container_id), _part(attachment.ifname)))
     for key in store.keys(keys.WORKLOAD_ENDPOINTS):
         if key.endswith(ending) and (found := _read(store, attachment, key)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni_calico import netns, node
 from cni_calico.args import Attachment, attachment_of_alias
-from cni_calico.endpoint import endpoint_for
+from cni_calico.endpoint import endpoint_for, find_at, forget, told_key
 from cni_calico.netlink import host_links
 from datastore.frozen import replace
 from ipam.audit.living import NETNS, VETH, Living, Wire, identity
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cni_calico.netlink import Socket
+    from datastore.api import Store
     from datastore.resources import Endpoint
     from ipam.handle import Owner
 
@@ -59,6 +60,12 @@ def endpoint_of_wire(name: str, wire: Wire, owner: Mapping[str, str]) -> Endpoin
     """
     return endpoint_for(name, owner.get("pod", ""), owner.get("namespace", ""), Attachment(*identity(owner)),
                         tuple(map(str, wire.addresses)))
+
+
+def forget_endpoint(store: Store, owner: Mapping[str, str]) -> None:
+    """Remove the endpoint record that belongs to an allocation's attributes, if there is one. Raises StoreError."""
+    attachment = Attachment(*identity(owner))
+    forget(store, find_at(store, attachment, told_key(attachment, owner)))
 
 
 def traces(attachment: Attachment) -> dict[str, str]:

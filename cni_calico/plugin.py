@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from cni_calico import addresses, dataplane, endpoint, facts, node
@@ -16,10 +16,12 @@ from cni_calico.reclaim import once_a_boot, recovering
 from cni_calico.result import Interface, Ip, Result, Route
 from datastore.cluster import require_ready
 from datastore.frozen import replace
+from datastore.settings import FILE
 from datastore.undo import Undo, all_of, fail
 from ipam.audit.living import BOOT, identity
 from ipam.cidr import BITS, Cidr, parse_address, parse_network
 from ipam.errors import BadRequest
+from ipam.find import holdings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def add(call: Call) -> Result:
         undo.push(dataplane.disconnect, call.attachment, host, call.world)
         call.world.lap("wiring")
         call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
-        undo.push(lambda: endpoint.forget(store, endpoint.find(store, call.attachment)))
+        undo.push(lambda: endpoint.forget(store, _find(call, store, call.attachment)))
         call.world.give(store, lambda at: endpoint.save(at, name, call.args, wire, wired))
         call.world.lap("record")
         result = _result(call, given, wire, wired)
@@ -81,7 +83,7 @@ def check(call: Call) -> None:
     wire = _wire_of(call, previous)
     held = [str(address) for address in wire.addresses]
     store = addresses.store_of(call)
-    recorded = endpoint.find(store, call.attachment)
+    recorded = _find(call, store, call.attachment)
     if recorded is None or not set(held) <= set(recorded.endpoint.addresses):
         raise CniError(DRIFT, f"the record of container {call.attachment.container_id} interface "
                               f"{call.attachment.ifname} is gone or has other addresses; delete and add the attachment")
@@ -240,11 +242,18 @@ def _forget(
 
 
 def _find(call: Call, store: Store, attachment: Attachment) -> endpoint.Found | None:
-    """Return the attachment's record, at its usual place or wherever it is."""
-    try:
-        return endpoint.find(store, attachment, endpoint.usual_key(node.name(call.conf), call.args, attachment))
-    except CniError:
-        return endpoint.find(store, attachment)  # a DEL needs no node name
+    """Return the attachment's record: at its usual place, where its allocations say, or wherever it is on this node.
+
+    A datastore of many nodes has too many records to look at all of them.
+    """
+    with suppress(CniError):  # a DEL needs no node name
+        found = endpoint.find_at(store, attachment, endpoint.usual_key(node.name(call.conf), call.args, attachment))
+        if found:
+            return found
+    if call.conf.datastore.kind == FILE:
+        return endpoint.find(store, attachment)
+    told = (item.attribute.owner for item in holdings(store, attachment.owner({})))
+    return endpoint.find_at(store, attachment, *(endpoint.told_key(attachment, owner) for owner in told))
 
 
 def _addresses(found: endpoint.Found) -> tuple[Address, ...]:

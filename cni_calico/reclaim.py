@@ -6,12 +6,15 @@ were not synced, may be in any state after a power cut (datastore/keys.py), and 
 
 from __future__ import annotations
 
+from functools import partial
+
 from cni_calico import node
 from cni_calico.addresses import store_of
 from datastore import open_store
 from datastore.api import Corrupt
 from datastore.cluster import require_ready
 from datastore.frozen import replace
+from datastore.settings import FILE
 from ipam import host
 
 TYPE_CHECKING = False
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
     from cni_calico.skel import Call
     from datastore.api import Store
+    from ipam.audit.living import Living
+    from ipam.cidr import Address
 
     T = TypeVar("T")
 
@@ -40,7 +45,7 @@ def once_a_boot(call: Call, store: Store) -> bool:
     with store.hold("reclaim", HOLD_SECONDS):
         if host.load(store, name)[0].boot != boot and _recover(call, store, name):
             memory, revision = host.load(store, name)
-            host.save(store, name, replace(memory, boot=boot), revision)
+            host.save(store, name, replace(memory, boot=boot, borrowed=()), revision)
     return True
 
 
@@ -68,15 +73,24 @@ def _recover(call: Call, store: Store, name: str) -> bool:
     """Set right, and tell whether nothing is left to do."""
     from cni_calico import facts
     from cni_calico.netlink import Socket
-    from ipam.audit.reclaim import recover
-    from ipam.audit.repair import Craft
+    from ipam.audit.reclaim import reclaim_own
 
-    lasting = open_store(call.conf.datastore)
-    craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
     with Socket() as kernel:
-        freed, finished = recover(store, lasting, lambda: facts.everything(name), craft,
-                                  lambda what: call.log.info("set right after the reboot", what=what),
-                                  facts.one_by_one(name, kernel))
+        living = facts.one_by_one(name, kernel)
+        if call.conf.datastore.kind == FILE:
+            freed, finished = _recover_files(call, store, living)
+        else:
+            freed, finished = reclaim_own(store, living, partial(facts.forget_endpoint, store))
     if freed:
         call.log.info("reclaimed what was left from before the reboot", addresses=",".join(map(str, freed)))
     return finished
+
+
+def _recover_files(call: Call, store: Store, living: Living) -> tuple[tuple[Address, ...], bool]:
+    from cni_calico import facts
+    from ipam.audit.reclaim import recover
+    from ipam.audit.repair import Craft
+
+    craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
+    return recover(store, open_store(call.conf.datastore), lambda: facts.everything(living.node), craft,
+                   lambda what: call.log.info("set right after the reboot", what=what), living)

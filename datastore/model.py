@@ -94,10 +94,12 @@ class Host:
 
     boot: the boot in which allocations of earlier boots were last reclaimed.
     room: for each family, and each pool asked for, the block that was last assigned from: where to look first.
+    borrowed: blocks of others that it has taken addresses from since then.
     """
 
     boot: str = ""
     room: Mapping[str, str] = {}
+    borrowed: tuple[str, ...] = ()
     extra: Mapping[str, Any] = {}
 
 
@@ -188,13 +190,15 @@ def config_json(config: IpamConfig) -> Json:
 def host_of(record: Record) -> Host:
     """Return what a node remembers; raises Corrupt."""
     return read(record, lambda value: Host(
-        text(value.get("boot") or ""), texts(value.get("room")), others(value, "boot", "room"),
+        text(value.get("boot") or ""), texts(value.get("room")), tuple(map(text, value.get("borrowed") or ())),
+        others(value, "boot", "room", "borrowed"),
     ))
 
 
 def host_json(host: Host) -> Json:
     """Return what a node remembers, as a record."""
-    return {**host.extra, "boot": host.boot, "room": dict(host.room)}
+    borrowed = {"borrowed": list(host.borrowed)} if host.borrowed else {}
+    return {**host.extra, "boot": host.boot, "room": dict(host.room), **borrowed}
 
 
 def _block(value: Json) -> Block:

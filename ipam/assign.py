@@ -27,7 +27,7 @@ from ipam.pool import (
 )
 from ipam.release import take_back
 from ipam.reservation import held_by_upgrade
-from ipam.staircase import Plan, Room, plan_of, remember, steps
+from ipam.staircase import Plan, Room, plan_of, remember, remember_borrowed, steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -247,6 +247,8 @@ def _take(
     Raises AddressInUse and LOST_RACE errors.
     """
     block, owner, cidr = room.block, request.owner, parse_cidr(room.block.cidr)
+    if block.affinity != host_affinity(request.node):
+        remember_borrowed(store, request.node, block.cidr)
     updated = give(block, ordinals, Attribute(owner.handle_id, owner.attributes))
     given = [Assigned(cidr.address(at), cidr, owner.handle_id, block.sequence, requested) for at in ordinals]
     counted = count_change(handle_record(store, owner.handle_id), owner.handle_id, block.cidr,

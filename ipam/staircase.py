@@ -16,6 +16,7 @@ from datastore.frozen import frozen, replace
 from datastore.model import block_of
 from ipam import configuration, host
 from ipam.affinity import (
+    ATTEMPTS,
     CLAIM_TIME,
     Present,
     block_cidrs,
@@ -169,6 +170,15 @@ def remember(store: Store, plan: Plan, cidr: Cidr) -> None:
     memory, revision = host.load(store, plan.node)
     if memory.room.get(plan.memory) != str(cidr) and len(plan.requested) < 2:
         host.save(store, plan.node, replace(memory, room={**memory.room, plan.memory: str(cidr)}), revision)
+
+
+def remember_borrowed(store: Store, node: str, cidr: str) -> None:
+    """Note, before it is done, that the node takes from a block of another: after a reboot it looks there, too."""
+    for _ in range(ATTEMPTS):
+        memory, revision = host.load(store, node)
+        borrowed = (*memory.borrowed, cidr)
+        if cidr in memory.borrowed or host.save(store, node, replace(memory, borrowed=borrowed), revision):
+            return
 
 
 def _remembered(store: Store, plan: Plan) -> Room | None:

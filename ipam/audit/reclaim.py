@@ -13,6 +13,7 @@ from datastore.api import Conflict, Corrupt, Missing
 from datastore.frozen import replace
 from datastore.model import CONFIRMED, affinity_of
 from datastore.resources import endpoint_of
+from ipam import host
 from ipam.affinity import block_cidrs, own_blocks
 from ipam.audit.endpoints import identity_of
 from ipam.audit.living import BOOT, IDENTITY, VETH, identity, why_gone
@@ -25,7 +26,7 @@ from ipam.release import Wanted, release_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from datastore.api import Store
     from ipam.audit.living import Identity, Living
@@ -75,31 +76,50 @@ def reclaim(store: Store, living: Living) -> tuple[tuple[Address, ...], Seen]:
 
     Endpoint records go first, then handles: as long as an address is still held, this can be done again.
     """
-    seen = _look(store, living)
+    seen = _look(store, living, (str(cidr) for family in FAMILIES for cidr in block_cidrs(store, family)))
     _forget_dead_endpoints(store, living, seen)
+    return _release_left(store, seen), seen
+
+
+def reclaim_own(
+    store: Store, living: Living, forget: Callable[[Mapping[str, str]], object]
+) -> tuple[tuple[Address, ...], bool]:
+    """Release what former boots of the node left in its own blocks and in those it has borrowed from.
+
+    For a datastore of many nodes, which no power cut of this one can damage. `forget` removes the endpoint record that
+    belongs to an allocation's attributes. Return what was freed, and whether all is done. Raises StoreError.
+    """
+    own = (str(cidr) for family in FAMILIES for cidr in own_blocks(store, living.node, family))
+    seen = _look(store, living, dict.fromkeys((*own, *host.load(store, living.node)[0].borrowed)))
+    for item in seen.left:
+        forget(item.attribute.owner)
+    freed = _release_left(store, seen)
+    return freed, not (seen.changed or seen.damaged)
+
+
+def _release_left(store: Store, seen: Seen) -> tuple[Address, ...]:
     wanted = [Wanted(item.address, item.attribute.handle, item.sequence) for item in seen.left]
     try:
         with store.exclusive():
             _forget_handles(store, seen.left)
-            return release_addresses(store, wanted).freed, seen
+            return release_addresses(store, wanted).freed
     except (Changed, Corrupt):
         seen.changed = True
-        return (), seen
+        return ()
 
 
-def _look(store: Store, living: Living) -> Seen:
+def _look(store: Store, living: Living, cidrs: Iterable[str]) -> Seen:
     seen = Seen()
-    for family in FAMILIES:
-        for cidr in map(str, block_cidrs(store, family)):
-            try:
-                block = read(store, cidr)
-            except Corrupt:
-                seen.damaged.add(cidr)
-                continue
-            if block:
-                seen.blocks[cidr] = block.affinity
-                for found in in_use(block):
-                    _sort(seen, Allocation(*found), living)
+    for cidr in cidrs:
+        try:
+            block = read(store, cidr)
+        except Corrupt:
+            seen.damaged.add(cidr)
+            continue
+        if block:
+            seen.blocks[cidr] = block.affinity
+            for found in in_use(block):
+                _sort(seen, Allocation(*found), living)
     return seen
 
 
