@@ -78,11 +78,15 @@ class Record:
 
 @frozen
 class Change:
-    """One record's part in a commit. value None removes the record; revision None means that there must be none yet."""
+    """One record's part in a commit. value None removes the record; revision None means that there must be none yet.
+
+    keep: the record is not touched, but must still have the revision; `value` means nothing then.
+    """
 
     key: str
     value: Json | None
     revision: int | None
+    keep: bool = False
 
 
 @frozen

@@ -138,7 +138,7 @@ class Draft:
         """Raise unless the change is one for a draft, of what it was made for."""
         current = self._current(change.key)
         is_owner_s = change.key.startswith((keys.HANDLES, keys.WORKLOAD_ENDPOINTS))
-        if not is_owner_s and (change.revision is None or change.value is None):
+        if not is_owner_s and (change.revision is None or change.value is None or change.keep):
             raise Beyond(change.key)
         if change.revision is None:
             if current:

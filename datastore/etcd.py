@@ -33,7 +33,7 @@ from datastore.snapshot import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from datastore.api import Change, Held, Json, Store
@@ -94,8 +94,10 @@ class EtcdStore:
 
     def commit(self, *changes: Change) -> None:
         """Write several records in one transaction; raises Exists, Conflict, Missing, TooLarge."""
-        if changes:
-            self._write([(change.key, change.value, change.revision) for change in changes])
+        kept = [_unchanged(change.key, change.revision) for change in changes if change.keep]
+        written = [(change.key, change.value, change.revision) for change in changes if not change.keep]
+        if written:
+            self._write(written, kept)
 
     def records(self, prefix: str) -> Iterator[Record]:
         """Yield every record below the prefix in key order, as it was when the first one was read if etcd can."""
@@ -257,9 +259,9 @@ class EtcdStore:
                 return
             start, revision = text(found[-1]["key"]) + "\0", revision or answer.revision
 
-    def _write(self, changes: list[tuple[str, Json | None, int | None]]) -> int:
+    def _write(self, changes: list[tuple[str, Json | None, int | None]], kept: Sequence[Json] = ()) -> int:
         """Make all these changes, or none; return the revision they have. Raises as `commit`."""
-        return self._transact([_unchanged(key, revision) for key, _, revision in changes],
+        return self._transact([*kept, *(_unchanged(key, revision) for key, _, revision in changes)],
                               [_operation(key, value) for key, value, _ in changes], changes)
 
     def _transact(

@@ -112,8 +112,8 @@ class Client:
     def call(self, path: str, body: Json, patience: Patience) -> Answer:
         """Return the answer to a request. Raises Unreachable, Refused, Compacted, TooLarge, Unwritable."""
         data, doubtful, pause = json.dumps(body).encode(), False, FIRST_PAUSE
+        failures: dict[str, _Failed] = {}
         while True:
-            failures: dict[str, _Failed] = {}
             for endpoint in self._in_turn(patience):
                 try:
                     with patience.spending():

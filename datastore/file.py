@@ -100,6 +100,7 @@ class FileStore:
                     self._require(change.key, change.revision)
                 elif os.path.lexists(self.path(change.key)):
                     raise Exists(f"{change.key} is already in the datastore {self.root}")
+            changes = tuple(change for change in changes if not change.keep)
             lasts = self._lasts(*changes)
             if lasts and len(changes) > 1:
                 self._settle(changes)

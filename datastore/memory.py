@@ -53,6 +53,8 @@ class MemoryStore:
             elif change.key in self._records:
                 raise Exists(f"{change.key} is already in the datastore")
         for change in changes:
+            if change.keep:
+                continue
             if change.value is None:
                 del self._records[change.key]
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from datastore.fields import count, read, text, texts, truth
-from datastore.frozen import frozen
+from datastore.frozen import frozen, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Pool:
     """A range of addresses that blocks are cut from (Calico: IPPool).
 
     refusal: why nothing may be assigned from it though it is not disabled: it is being deleted, or its status says so.
+    revision: of its record, None where it is of none.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Pool:
     allowed_uses: tuple[str, ...] = ()
     assignment_mode: str = "Automatic"
     refusal: str = ""
+    revision: int | None = None
 
 
 @frozen
@@ -68,7 +70,7 @@ class Endpoint:
 
 def pool_of(record: Record) -> Pool:
     """Return the pool in an IPPool resource; raises Corrupt."""
-    return read(record, _pool)
+    return replace(read(record, _pool), revision=record.revision)
 
 
 def reservation_of(record: Record) -> Reservation:

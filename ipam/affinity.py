@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from datastore.api import Json, Record, Store
     from datastore.model import Block
+    from datastore.resources import Pool
 
 Stored = tuple["Block", int]
 ATTEMPTS = 100  # Calico: datastoreRetries
@@ -106,10 +107,13 @@ def is_full(store: Store, cidr: Cidr, node: str) -> bool:
     return record.value.get("affinity") == host_affinity(node) and block_is_full(record)
 
 
-def claim(store: Store, node: str, cidr: Cidr, fits: Callable[[], bool] = lambda: True) -> Stored | None:
+def claim(
+    store: Store, node: str, cidr: Cidr, fits: Callable[[], bool] = lambda: True, pool: Pool | None = None
+) -> Stored | None:
     """Make the block the node's, carrying on from where an earlier claim stopped; None when it is somebody else's.
 
     `fits` is asked before a block is made; where it does not, the claim is dropped, and the answer is None as well.
+    A block is made only as long as the pool is as it was read: one made anew may cut other blocks in its place.
     Raises Conflict, Exists or Missing when another writer was faster: try again.
     """
     pending = _pending(store, node, cidr)
@@ -117,7 +121,7 @@ def claim(store: Store, node: str, cidr: Cidr, fits: Callable[[], bool] = lambda
     if stored is None and affinity_of(pending).state == CONFIRMED:
         _require_unused(store, cidr)
     if stored is None and fits():
-        return _create(store, node, cidr, pending)
+        return _create(store, node, cidr, pending, pool)
     if stored is None or stored[0].affinity != host_affinity(node):
         store.delete(pending.key, pending.revision)
         return None
@@ -150,15 +154,54 @@ def _pending(store: Store, node: str, cidr: Cidr) -> Record:
     return record
 
 
-def _create(store: Store, node: str, cidr: Cidr, pending: Record) -> Stored | None:
+def _create(store: Store, node: str, cidr: Cidr, pending: Record, pool: Pool | None) -> Stored | None:
     """Make the block, and confirm the affinity if nobody has touched it meanwhile: no block is without one."""
     now = time.time_ns()
-    claimed_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now // 10**9))
-    block = new_block(cidr, node, now, claimed_at)
-    store.commit(Change(keys.block(cidr.family, str(cidr)), block_json(block), None),
+    block = new_block(cidr, node, now, _told(now))
+    same = [Change(keys.ippool(pool.name), None, pool.revision, keep=True)] if pool and pool.revision else []
+    store.commit(*same, Change(keys.block(cidr.family, str(cidr)), block_json(block), None),
                  Change(pending.key, _confirmed(pending), pending.revision))
     stored = read_block(store, cidr)
     return stored if stored and stored[0].affinity == host_affinity(node) else None
+
+
+def take_over(store: Store, node: str, block: Block, revision: int) -> Stored | None:
+    """Make an empty block of another node, or of nobody, the node's; at no time is it neither's.
+
+    Raises Conflict, Exists or Missing when another writer was faster.
+    """
+    cidr, now = parse_cidr(block.cidr), time.time_ns()
+    made = new_block(cidr, node, now, _told(now))
+    owner = (block.affinity or "").partition(":")[2]
+    store.commit(
+        _claimed(store, keys.affinity(node, cidr.family, block.cidr)),
+        Change(keys.block(cidr.family, block.cidr), block_json(replace(made, extra={**block.extra, **made.extra})),
+               revision),
+        *(_dropped(store, keys.affinity(owner, cidr.family, block.cidr)) if owner else ()),
+    )
+    return read_block(store, cidr)
+
+
+def _claimed(store: Store, key: str) -> Change:
+    """Return the write of a confirmed affinity."""
+    try:
+        record = store.get(key)
+    except Missing:
+        return Change(key, affinity_json(Affinity(CONFIRMED)), None)
+    return Change(key, _confirmed(record), record.revision)
+
+
+def _dropped(store: Store, key: str) -> list[Change]:
+    """Return the removal of an affinity, if there is one."""
+    try:
+        return [Change(key, None, store.get(key).revision)]
+    except Missing:
+        return []
+
+
+def _told(moment: int) -> str:
+    """Return a time (ns since 1970) as a block says since when it has been a node's."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment // 10**9))
 
 
 def _confirmed(record: Record) -> Json:

@@ -202,7 +202,7 @@ def _assign_address(store: Store, request: Request, address: Address) -> Assigne
         cidr = _block_for(store, address, pool)
         cut_now = cidr.prefix == pool.block_size
         try:
-            stored = read_block(store, cidr) or (claim(store, request.node, cidr) if cut_now else None)
+            stored = read_block(store, cidr) or (claim(store, request.node, cidr, pool=pool) if cut_now else None)
             if stored is None:
                 continue
             block = settled(stored[0], config.cooldown_seconds)

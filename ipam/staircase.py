@@ -28,6 +28,7 @@ from ipam.affinity import (
     is_full,
     own_blocks,
     read_block,
+    take_over,
 )
 from ipam.block import check, host_affinity
 from ipam.cidr import block_at, parse_cidr
@@ -72,9 +73,14 @@ class Plan:
         """Tell whether a block lies in a pool to assign from."""
         return any(cidr in parse_cidr(pool.cidr) for pool in self.chosen)
 
+    def pool_at(self, cidr: Cidr) -> Pool | None:
+        """Return the pool that a block lies in, None where the plan has none."""
+        return next((pool for pool in self.chosen if cidr in parse_cidr(pool.cidr)), None)
+
     def block_size_at(self, cidr: Cidr) -> int | None:
         """Return the size of the blocks that are cut there now, None where the plan has no pool."""
-        return next((pool.block_size for pool in self.chosen if cidr in parse_cidr(pool.cidr)), None)
+        pool = self.pool_at(cidr)
+        return pool.block_size if pool else None
 
     @property
     def memory(self) -> str:
@@ -153,14 +159,14 @@ def steps(store: Store, plan: Plan) -> Iterator[Room]:
         if is_full(store, cidr, plan.node) or is_reserved(plan.reserved, cidr):
             count += 1
             continue
-        claimed = claim(store, plan.node, cidr, partial(_fits, store, plan, cidr))
+        claimed = _claimed(store, plan, cidr)
         count += claimed is not None
         yield from _room(plan, claimed)
     if plan.config.auto_allocate_blocks:
         yield from _new(store, plan, count)
         for cidr in _own(store, plan):
             if cidr not in seen:  # claimed just now, also by another process of this node
-                yield from _room(plan, claim(store, plan.node, cidr, partial(_fits, store, plan, cidr)))
+                yield from _room(plan, _claimed(store, plan, cidr))
     if not plan.config.strict_affinity:
         yield from _borrowed(store, plan)
 
@@ -246,25 +252,44 @@ def _new(store: Store, plan: Plan, own: int) -> Iterator[Room]:
     """Yield blocks made the node's just now: unclaimed ones, then empty ones that other nodes had."""
     if own >= plan.block_limit:
         raise BlockLimit(_at_limit(plan, own))
-    for cidr in _free(store, plan):
-        for room in _room(plan, claim(store, plan.node, cidr, partial(_fits, store, plan, cidr))):
+    for stored in _made_own(store, plan):
+        for room in _room(plan, stored):
             yield room
             own += 1
             if own >= plan.block_limit:
                 raise BlockLimit(_at_limit(plan, own))
 
 
-def _free(store: Store, plan: Plan) -> Iterator[Cidr]:
-    """Yield blocks that nobody has; blocks of the pool's former size are never made again, but make room for others."""
-    yield from _unclaimed(store, plan)
+def _made_own(store: Store, plan: Plan) -> Iterator[Stored | None]:
+    """Yield blocks that nobody had, then those that nobody used, made the node's; None where another was faster.
+
+    Blocks of the pool's former size are never made again, but make room for others.
+    """
+    for cidr in _unclaimed(store, plan):
+        yield _claimed(store, plan, cidr)
     room_made = False
-    for cidr in _reclaimed(store, plan):
+    for block, revision in _reclaimable(store, plan):
+        cidr = parse_cidr(block.cidr)
         if cidr.prefix == plan.block_size_at(cidr):
-            yield cidr
+            yield take_over(store, plan.node, block, revision)
         else:
-            room_made = True
+            room_made |= _made_way(store, plan, block, revision)
     if room_made:
-        yield from _unclaimed(store, plan)
+        for cidr in _unclaimed(store, plan):
+            yield _claimed(store, plan, cidr)
+
+
+def _claimed(store: Store, plan: Plan, cidr: Cidr) -> Stored | None:
+    return claim(store, plan.node, cidr, partial(_fits, store, plan, cidr), plan.pool_at(cidr))
+
+
+def _made_way(store: Store, plan: Plan, block: Block, revision: int) -> bool:
+    """Remove an unused block of a size that is not made any more; tell whether it is gone. Raises Conflict, Missing."""
+    if block.affinity is None:
+        disown(store, block, revision)
+        return True
+    owner = block.affinity.partition(":")[2]
+    return give_up(store, owner, parse_cidr(block.cidr), True, plan.config.cooldown_seconds)
 
 
 def _at_limit(plan: Plan, own: int) -> str:
@@ -281,17 +306,6 @@ def _unclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
         for cidr in blocks_from(pool, plan.node, plan.reserved):
             if present.at(cidr) is None and not is_reserved(plan.reserved, cidr):
                 yield cidr
-
-
-def _reclaimed(store: Store, plan: Plan) -> Iterator[Cidr]:
-    """Yield blocks that are free again because nobody used them. Raises Conflict, Missing."""
-    for block, revision in _reclaimable(store, plan):
-        if block.affinity is None:
-            disown(store, block, revision)
-            yield parse_cidr(block.cidr)
-        elif give_up(store, block.affinity.partition(":")[2], parse_cidr(block.cidr), True,
-                     plan.config.cooldown_seconds):
-            yield parse_cidr(block.cidr)
 
 
 def _reclaimable(store: Store, plan: Plan) -> Iterator[Stored]:

@@ -69,6 +69,12 @@ class Door:
     def mend(self, torn: Torn, value: Json | None) -> None:
         self.inner.mend(torn, value)
 
+    def prepare(self, node: str, *names: str) -> None:
+        self.inner.prepare(node, *names)
+
+    def share(self, other: Store) -> None:
+        self.inner.share(other)
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         yield
@@ -100,6 +106,8 @@ def require(store: Store, change: Change) -> None:
 
 def write(store: Store, change: Change) -> None:
     """Make one change of a commit."""
+    if change.keep:
+        return
     if change.revision is None:
         store.create(change.key, change.value or {})
     elif change.value is None:

@@ -315,5 +315,5 @@ def test_a_pool_with_calico_s_defaults() -> None:
     """A pool's record without the optional fields has Calico's defaults."""
     store = MemoryStore()
     store.create(keys.ippool("p"), {"metadata": {"name": "p"}, "spec": {"cidr": "10.0.0.0/24"}})
-    assert all_pools(store, 4) == [Pool("p", "10.0.0.0/24", 26)]
+    assert all_pools(store, 4) == [Pool("p", "10.0.0.0/24", 26, revision=1)]
     assert within(given(auto(store, A, "w", 300)), "10.0.0.0/24") == 256

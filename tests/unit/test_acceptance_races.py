@@ -227,7 +227,6 @@ def test_reclaim_fails_when_the_block_is_used_meanwhile() -> None:
     assert ends == {True, False}
 
 
-@pytest.mark.xfail(strict=True, reason="a block is removed and made again to reclaim it; in between it is nowhere")
 def test_nobody_is_refused_while_a_block_is_reclaimed() -> None:
     """Reclaim: a third host, which only borrows, finds the one address that is left over, whenever it looks for it."""
     for _, outcomes in runs([partial(auto, node=A, name="a", count=3), partial(auto, node="host-c", name="c")],

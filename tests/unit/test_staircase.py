@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datastore import keys
-from datastore.api import Corrupt, Store
+from datastore.api import Change, Corrupt, Store
 from datastore.file import FileStore
 from datastore.memory import MemoryStore
 from datastore.model import affinity_of, block_of
@@ -257,3 +257,25 @@ def test_a_rest_that_cannot_be_read_keeps_nobody_from_releasing() -> None:
                   for item in record.value["attributes"]]
     store.update(record.key, {**record.value, "attributes": attributes}, record.revision)
     assert [str(address) for address in release(store, owner("y"))] == ["10.0.0.1"]
+
+
+class Remade(MemoryStore):
+    """A store whose pool is removed and made anew, with smaller blocks, just before the first block is made."""
+
+    def commit(self, *changes: Change) -> None:
+        name = keys.ippool("p")
+        if any(change.key.startswith(keys.BLOCKS) and change.revision is None for change in changes):
+            found = self.get(name)
+            if found.value["spec"]["blockSize"] == 28:
+                self.delete(name, found.revision)
+                pool(self, "p", "10.0.0.0/24", 30)
+                assign(self, Request("other", owner("other"), addresses=(parse_address("10.0.0.0"),)))
+        super().commit(*changes)
+
+
+def test_a_pool_made_anew_while_a_block_is_claimed() -> None:
+    """No block of the former size is made across those of the new pool, whose first address another node has."""
+    store = Remade()
+    pool(store, "p", "10.0.0.0/24", 28)
+    assert give(store, "a") == "10.0.0.4"
+    assert store.keys(keys.blocks(4)) == [keys.block(4, "10.0.0.0/30"), keys.block(4, "10.0.0.4/30")]

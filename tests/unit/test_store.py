@@ -397,3 +397,17 @@ def test_every_write_of_another_store_lasts(tmp_path: Path, monkeypatch: pytest.
     synced = record_syncs(monkeypatch)
     store.update(KEY, {}, store.get(KEY).revision)
     assert synced == [str(tmp_path / ".write"), str(Path(store.path(KEY)).parent)]
+
+
+def test_a_commit_that_needs_a_record_as_it_is(store: Store) -> None:
+    """A record that is to be kept is not written, and nothing is once it has changed or gone."""
+    kept = store.create("/b/kept", {"n": 1})
+    store.commit(Change("/b/kept", None, kept.revision, keep=True), Change("/b/new", {}, None))
+    assert store.get("/b/kept") == kept
+    now = store.update("/b/kept", {"n": 2}, kept.revision)
+    with pytest.raises(Conflict):
+        store.commit(Change("/b/kept", None, kept.revision, keep=True), Change("/b/other", {}, None))
+    store.delete("/b/kept", now.revision)
+    with pytest.raises((Conflict, Missing)):
+        store.commit(Change("/b/kept", None, now.revision, keep=True), Change("/b/other", {}, None))
+    assert store.keys("/b/") == ["/b/new"]
