@@ -111,7 +111,7 @@ def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) ->
             raise refusals[0].error()
         _set_pod_sysctls(wire, make.forwarding, netns_fd, pod)
         source_table = _set_up_pod(wire, link.peer, pod)
-        _hold_mac(link, host)
+        _hold_mac(link.name, link.index, host)
     return Wired(_mac(HOST_MAC), _mac(make.pod_mac), link.mtu, source_table)
 
 
@@ -282,16 +282,16 @@ def source_table(index: int) -> int:
     return 0x10000 + index
 
 
-def _hold_mac(link: Link, host: Socket) -> None:
+def _hold_mac(name: str, index: int, host: Socket) -> None:
     """Make sure the host end has its MAC: systemd-udevd may set another one just after a link appears."""
     deadline = time.monotonic() + MAC_SECONDS
-    while (now := host.link(link.name)) is None or now.mac != HOST_MAC:
+    while (now := host.mac(name)) != HOST_MAC:
         if now is None:
-            raise CniError(KERNEL, f"host interface {link.name} vanished while it was set up; try again")
+            raise CniError(KERNEL, f"host interface {name} vanished while it was set up; try again")
         if time.monotonic() > deadline:
-            raise CniError(KERNEL, f"host interface {link.name} does not keep its MAC {_mac(HOST_MAC)}; "
+            raise CniError(KERNEL, f"host interface {name} does not keep its MAC {_mac(HOST_MAC)}; "
                                    "another program changes it (systemd-udevd: MACAddressPolicy)")
-        host.do_all([rtmsg.set_link(link.index, mac=HOST_MAC)])
+        host.do_all([rtmsg.set_link(index, mac=HOST_MAC)])
         time.sleep(MAC_PAUSE)
 
 

@@ -6,12 +6,13 @@ One socket serves one namespace, the one it was opened in; requests are sent as 
 from __future__ import annotations
 
 import _socket  # `socket` adds 3-7 ms of enums and selectors that a netlink socket does not need
+import fcntl
 import os
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV, ENOENT, ESRCH
 from struct import Struct, pack, unpack_from
 
 from cni_calico import rtmsg
-from cni_calico.errors import KERNEL, CniError
+from cni_calico.errors import KERNEL, CniError, reason
 from cni_calico.rtmsg import attributes
 from datastore.frozen import frozen
 from ipam.cidr import Address, parse_address
@@ -33,6 +34,7 @@ NLMSGERR_ATTR_MSG = 1
 HEADER = Struct("=IHHII")  # struct nlmsghdr
 RECEIVE_BYTES = 1 << 14  # the kernel fits a listing to it; single answers are far shorter (netlink_dump)
 NETCONF_SIZE = 4  # struct netconfmsg, padded
+SIOCGIFHWADDR, IFREQ, IFREQ_MAC = 0x8927, Struct("=16s24x"), slice(18, 24)  # sockios.h; struct ifreq (if.h)
 SECONDS = 30  # no request of ours takes the kernel longer unless it is stuck
 # What a route look-up is refused with: no route, or one of type unreachable, blackhole, prohibit (fib_props).
 NO_WAY = (ENETUNREACH, ESRCH, EHOSTUNREACH, EINVAL, EACCES)
@@ -129,6 +131,18 @@ class Socket:
         """Return the link of this name, or None."""
         found = self._ask(rtmsg.get_link(name), rtmsg.RTM_NEWLINK)
         return _link(found) if found else None
+
+    def mac(self, name: str) -> bytes | None:
+        """Return the MAC of the Ethernet link of this name, or None. Raises CniError.
+
+        On a host with thousands of pods this is much quicker than `link`: the kernel does not describe the peer.
+        """
+        try:
+            return fcntl.ioctl(self._socket.fileno(), SIOCGIFHWADDR, IFREQ.pack(name.encode()))[IFREQ_MAC]
+        except OSError as error:
+            if error.errno == ENODEV:
+                return None
+            raise CniError(KERNEL, f"the kernel refused to look up the MAC of {name}", reason(error)) from error
 
     def forwards(self, family: int) -> bool:
         """Tell whether the namespace forwards packets of the family: net.ipv4.ip_forward, or its IPv6 like."""

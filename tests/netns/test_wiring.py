@@ -300,7 +300,8 @@ def test_the_host_end_s_mac_is_held(machine: Machine) -> None:
     name = machine.add(pod)["interfaces"][0]["name"]
     machine.host.ip("link", "set", name, "address", "02:00:00:00:00:99")
     code = ("import sys\nfrom cni_calico import dataplane\nfrom cni_calico.netlink import Socket\n"
-            "with Socket() as host:\n dataplane._hold_mac(host.link(sys.argv[1]), host)")
+            "with Socket() as host:\n link = host.link(sys.argv[1])\n"
+            " dataplane._hold_mac(link.name, link.index, host)")
     machine.host.run(sys.executable, "-c", code, name)
     assert machine.host.link(name)["address"] == HOST_MAC
     assert machine.host.pings(pod.addresses()[0])
