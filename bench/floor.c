@@ -2,9 +2,9 @@
  *
  *     floor NETNS...
  *
- * For each line on stdin the next of these namespaces gets a veth pair (its end born there, both indexes chosen), which
- * is taken away again. Printed are the ns that either took. No look-up, no check. Requests go in three batches: the
- * pair; the rest of the host's, after the one setting that only a file below /proc/sys has; the pod's.
+ * For each line on stdin the next of these namespaces gets a veth pair (made there, the host's end born here, both
+ * indexes chosen), which is taken away again. Printed are the ns that either took. No look-up, no check. Requests go in
+ * two batches: the pair and all of the pod's; the host's, after the one setting that only a file below /proc/sys has.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -114,14 +114,14 @@ static void carry_out(int socket)
 	length = 0;
 }
 
-static void add_veth(int index, int pod)
+static void add_veth(int index, int home)
 {
 	struct ifinfomsg link = { .ifi_index = index };
 	struct rtattr *info, *data, *peer;
 
 	request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link, sizeof(link));
-	attribute(IFLA_IFNAME, HOST_NAME, sizeof(HOST_NAME));
-	attribute(IFLA_ADDRESS, host_mac, sizeof(host_mac));
+	attribute(IFLA_IFNAME, POD_NAME, sizeof(POD_NAME));
+	attribute(IFLA_ADDRESS, pod_mac, sizeof(pod_mac));
 	number(IFLA_NUM_TX_QUEUES, 1);
 	number(IFLA_NUM_RX_QUEUES, 1);
 	info = nest(IFLA_LINKINFO);
@@ -129,9 +129,9 @@ static void add_veth(int index, int pod)
 	data = nest(IFLA_INFO_DATA);
 	peer = nest(VETH_INFO_PEER);
 	append(&link, sizeof(link));
-	attribute(IFLA_IFNAME, POD_NAME, sizeof(POD_NAME));
-	attribute(IFLA_ADDRESS, pod_mac, sizeof(pod_mac));
-	number(IFLA_NET_NS_FD, pod);
+	attribute(IFLA_IFNAME, HOST_NAME, sizeof(HOST_NAME));
+	attribute(IFLA_ADDRESS, host_mac, sizeof(host_mac));
+	number(IFLA_NET_NS_FD, home);
 	number(IFLA_NUM_TX_QUEUES, 1);
 	number(IFLA_NUM_RX_QUEUES, 1);
 	nested(peer);
@@ -139,13 +139,19 @@ static void add_veth(int index, int pod)
 	nested(info);
 }
 
-static void set_up(int index, const char *alias)
+static void set_alias(int index)
+{
+	struct ifinfomsg link = { .ifi_index = index };
+
+	request(RTM_NEWLINK, 0, &link, sizeof(link));
+	attribute(IFLA_IFALIAS, ALIAS, strlen(ALIAS));
+}
+
+static void set_up(int index)
 {
 	struct ifinfomsg link = { .ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
 
 	request(RTM_NEWLINK, 0, &link, sizeof(link));
-	if (*alias)
-		attribute(IFLA_IFALIAS, alias, strlen(alias));
 }
 
 static void set_ipv4_conf(int index)
@@ -259,21 +265,21 @@ static void connect_pod(const char *path, int index, int host, int home)
 	in_addr_t address = htonl(0x0a620001), gateway = htonl(0xa9fe0101); /* 10.98.0.1, 169.254.1.1 */
 	int netns = open_netns(path), pod = open_socket_in(netns, home);
 
-	add_veth(index, netns);
-	carry_out(host);
-	disable_ipv6();
-	set_ipv4_conf(index);
-	set_up(index, ALIAS);
-	add_route(index, address, 0, ROUTE_PRIORITY);
-	add_neighbour(index, address, pod_mac);
-	set_proxy_delay(index, 0);
-	carry_out(host);
-	set_up(index, "");
+	add_veth(index, home);
+	set_up(index);
 	add_address(index, address);
 	add_neighbour(index, gateway, host_mac);
 	add_route(index, gateway, 0, 0);
 	add_route(index, 0, gateway, 0);
 	carry_out(pod);
+	disable_ipv6();
+	set_ipv4_conf(index);
+	set_alias(index);
+	set_up(index);
+	add_route(index, address, 0, ROUTE_PRIORITY);
+	add_neighbour(index, address, pod_mac);
+	set_proxy_delay(index, 0);
+	carry_out(host);
 	close(pod);
 	close(netns);
 }

@@ -101,18 +101,12 @@ def connect(wire: Wire, make: Make, netns_fd: int, host: Socket, pod: Socket) ->
     """Wire the pod. What was made before an error is taken away again. Raises CniError."""
     with Undo() as undo:
         undo.push(disconnect, wire.attachment, host, World())  # before it is made: an answer may get lost, too
-        link = _create(wire.attachment, make, netns_fd, host, pod)
-        _set_host_sysctls(link.name, wire.families, host)
-        messages = _host_messages(wire, link, make.pod_mac)
-        refusals = list(filter(None, host.try_all([*messages, rtmsg.set_proxy_delay(link.index, 0)])[: len(messages)]))
-        if all(refusal.errno == EEXIST for refusal in refusals):
-            _refuse_other_ways(wire, link, host)  # it can say more of a route that is there already
-        if refusals:
-            raise refusals[0].error()
+        inner = _create(wire.attachment, make, host, pod)
         _set_pod_sysctls(wire, make.forwarding, netns_fd, pod)
-        source_table = _set_up_pod(wire, link.peer, pod)
-        _hold_mac(link.name, link.index, host)
-    return Wired(_mac(HOST_MAC), _mac(make.pod_mac), link.mtu, source_table)
+        source_table = _set_up_pod(wire, inner.index, pod)
+        _set_up_host(wire, inner.peer, make.pod_mac, host)
+        _hold_mac(wire.attachment.host_ifname, inner.peer, host)
+    return Wired(_mac(HOST_MAC), _mac(make.pod_mac), inner.mtu, source_table)
 
 
 def disconnect(attachment: Attachment, host: Socket, world: World) -> bool:
@@ -132,22 +126,23 @@ def forget_source_rules(addresses: tuple[Address, ...], table: int, netns_fd: in
         pod.try_all([rtmsg.source_rule(rtmsg.RTM_DELRULE, address, table) for address in addresses])
 
 
-def _create(attachment: Attachment, make: Make, netns_fd: int, host: Socket, pod: Socket) -> Link:
-    """Make the pair and return the host's end. A stale one of our name, whose pod is gone or other, is replaced."""
-    message = rtmsg.new_veth(Veth(attachment.host_ifname, HOST_MAC, attachment.ifname, make.pod_mac, netns_fd,
-                                  make.mtu, make.queues))
-    refusal = host.try_all([message])[0]
-    if refusal and refusal.errno == EEXIST:
-        refuse_existing(pod, attachment.ifname)
-        if not disconnect(attachment, host, World()):
-            raise CniError(KERNEL, f"host interface {attachment.host_ifname} is taken by something else; remove it")
-        refusal = host.try_all([message])[0]
+def _create(attachment: Attachment, make: Make, host: Socket, pod: Socket) -> Link:
+    """Make the pair and return the pod's end. A stale one of our name, whose pod is gone or other, is replaced."""
+    with netns.own() as home:
+        message = rtmsg.new_veth(Veth(attachment.ifname, make.pod_mac, attachment.host_ifname, HOST_MAC, home,
+                                      make.mtu, make.queues))
+        refusal = pod.try_all([message])[0]
+        if refusal and refusal.errno == EEXIST:
+            refuse_existing(pod, attachment.ifname)
+            if not disconnect(attachment, host, World()):
+                raise CniError(KERNEL, f"host interface {attachment.host_ifname} is taken by something else; remove it")
+            refusal = pod.try_all([message])[0]
     if refusal:
         raise refusal.error()
-    link = host.link(attachment.host_ifname)
-    if link is None:
-        raise CniError(KERNEL, f"host interface {attachment.host_ifname} vanished while it was set up; try again")
-    return link
+    inner = pod.link(attachment.ifname)
+    if inner is None:
+        raise CniError(KERNEL, f"the pod's interface {attachment.ifname} vanished while it was set up; try again")
+    return inner
 
 
 def host_sysctls(ifname: str, families: tuple[int, ...]) -> Iterator[tuple[str, int, bool]]:
@@ -200,15 +195,30 @@ def _set_pod_sysctls(wire: Wire, forwarding: bool, netns_fd: int, pod: Socket) -
                 sysctl.write(name, value)
 
 
-def _host_messages(wire: Wire, link: Link, pod_mac: bytes) -> list[Message]:
-    messages = [rtmsg.set_ipv4_conf(link.index, IPV4_CONF)] if 4 in wire.families else []
-    messages.append(rtmsg.set_link(link.index, up=True, alias=wire.attachment.alias))
+def _set_up_host(wire: Wire, index: int, pod_mac: bytes, host: Socket) -> None:
+    """Bring the host's end up, of which the pod's is up: what follows from a carrier the kernel does beside the rest.
+
+    Raises CniError.
+    """
+    _set_host_sysctls(wire.attachment.host_ifname, wire.families, host)
+    messages = _host_messages(wire, index, pod_mac)
+    refusals = list(filter(None, host.try_all([*messages, rtmsg.set_proxy_delay(index, 0)])[: len(messages)]))
+    if all(refusal.errno == EEXIST for refusal in refusals):
+        _refuse_other_ways(wire, index, host)  # it can say more of a route that is there already
+    if refusals:
+        raise refusals[0].error()
+
+
+def _host_messages(wire: Wire, index: int, pod_mac: bytes) -> list[Message]:
+    """Return the requests that set the host's end up; what is set before that the kernel tells nobody of."""
+    messages = [rtmsg.set_ipv4_conf(index, IPV4_CONF)] if 4 in wire.families else []
+    messages += [rtmsg.set_link(index, alias=wire.attachment.alias), rtmsg.set_link(index, up=True)]
     if 6 in wire.families:
         # Said outright, because where addr_gen_mode is not EUI-64 the kernel would choose another.
-        messages.append(rtmsg.add_address(link.index, GATEWAY[6], LINK_LOCAL_PREFIX, rtmsg.RT_SCOPE_LINK))
+        messages.append(rtmsg.add_address(index, GATEWAY[6], LINK_LOCAL_PREFIX, rtmsg.RT_SCOPE_LINK))
     for address in wire.addresses:
-        messages.append(rtmsg.add_route(host_route(link.index, address)))
-        messages.append(rtmsg.add_neighbour(link.index, address, pod_mac))
+        messages.append(rtmsg.add_route(host_route(index, address)))
+        messages.append(rtmsg.add_neighbour(index, address, pod_mac))
     return messages
 
 
@@ -218,12 +228,12 @@ def host_route(index: int, address: Address) -> Route:
     return Route(address.family, index, address, BITS[address.family], scope=scope, priority=ROUTE_PRIORITY)
 
 
-def _refuse_other_ways(wire: Wire, link: Link, host: Socket) -> None:
+def _refuse_other_ways(wire: Wire, index: int, host: Socket) -> None:
     """Raise CniError when packets to the pod would still go elsewhere: a stale or foreign route wins over ours."""
     for address in wire.addresses:
-        index = host.route_index(address)
-        if index != link.index:
-            raise CniError(KERNEL, f"the host has another way to {address}: {_way(index)}; remove that, or take the "
+        way = host.route_index(address)
+        if way != index:
+            raise CniError(KERNEL, f"the host has another way to {address}: {_way(way)}; remove that, or take the "
                                    "address out of the pool")
 
 

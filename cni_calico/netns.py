@@ -44,10 +44,19 @@ def require_netns(fd: int, path: str) -> None:
 
 
 @contextmanager
+def own() -> Iterator[int]:
+    """Yield a descriptor of the namespace this thread is in."""
+    fd = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def inside(fd: int) -> Iterator[None]:
     """Run the body in the namespace of the descriptor; only this thread moves. Raises CniError 8."""
-    home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with own() as home:
         try:
             _setns(fd)
         except OSError as error:
@@ -56,8 +65,6 @@ def inside(fd: int) -> Iterator[None]:
             yield
         finally:
             _setns(home)
-    finally:
-        os.close(home)
 
 
 def is_own(what: str | int) -> bool:

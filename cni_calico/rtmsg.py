@@ -75,30 +75,35 @@ class Message:
 
 @frozen
 class Veth:
-    """A pair to be made: the host's end and the pod's, which is born in the namespace of `netns_fd`.
+    """A pair to be made: the pod's end, and the host's, which is born in the namespace of `host_netns_fd`.
 
     mtu 0 leaves the kernel's default.
     """
 
-    host_name: str
-    host_mac: bytes
     pod_name: str
     pod_mac: bytes
-    netns_fd: int
+    host_name: str
+    host_mac: bytes
+    host_netns_fd: int
     mtu: int
     queues: int
 
 
 def new_veth(veth: Veth) -> Message:
-    """Make the pair; the kernel answers EEXIST when either name is taken."""
+    """Make the pair, from the pod's namespace; the kernel answers EEXIST when either name is taken.
+
+    The other way round it would tell of the host's end when that has a peer in another namespace already, and look for
+    that namespace's number among those of all pods (net/core/net_namespace.c, __peernet2id): 0.25 ms where there are
+    10,000.
+    """
     both = _u32(IFLA_NUM_TX_QUEUES, veth.queues) + _u32(IFLA_NUM_RX_QUEUES, veth.queues)
     both += _u32(IFLA_MTU, veth.mtu) if veth.mtu else b""
-    peer = _LINK.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, veth.pod_name) + _attr(IFLA_ADDRESS, veth.pod_mac)
-    peer += _u32(IFLA_NET_NS_FD, veth.netns_fd) + both
+    peer = _LINK.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, veth.host_name) + _attr(IFLA_ADDRESS, veth.host_mac)
+    peer += _u32(IFLA_NET_NS_FD, veth.host_netns_fd) + both
     data = _attr(IFLA_INFO_DATA | NLA_F_NESTED, _attr(VETH_INFO_PEER | NLA_F_NESTED, peer))
     info = _attr(IFLA_LINKINFO | NLA_F_NESTED, _text(IFLA_INFO_KIND, "veth") + data)
-    host = _LINK.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, veth.host_name) + _attr(IFLA_ADDRESS, veth.host_mac)
-    return Message(RTM_NEWLINK, CREATE, host + both + info, f"create veth {veth.host_name} - {veth.pod_name}")
+    pod = _LINK.pack(0, 0, 0, 0, 0) + _text(IFLA_IFNAME, veth.pod_name) + _attr(IFLA_ADDRESS, veth.pod_mac)
+    return Message(RTM_NEWLINK, CREATE, pod + both + info, f"create veth {veth.host_name} - {veth.pod_name}")
 
 
 def set_link(index: int, *, up: bool = False, alias: str = "", mac: bytes = b"") -> Message:

@@ -29,24 +29,24 @@ def decoded(kind: Any, message: Message) -> Any:
 
 
 def test_a_pair() -> None:
-    """Both ends have name, MAC, MTU and queues; the pod's end is to be born in its namespace."""
-    link = decoded(ifinfmsg, rtmsg.new_veth(Veth("cali1", MAC, "eth0", OTHER, 7, 1400, 2)))
-    assert link.get_attr("IFLA_IFNAME") == "cali1"
-    assert link.get_attr("IFLA_ADDRESS") == "ee:ee:ee:ee:ee:ee"
+    """Both ends have name, MAC, MTU and queues; the host's end is to be born in its namespace."""
+    link = decoded(ifinfmsg, rtmsg.new_veth(Veth("eth0", OTHER, "cali1", MAC, 7, 1400, 2)))
+    assert link.get_attr("IFLA_IFNAME") == "eth0"
+    assert link.get_attr("IFLA_ADDRESS") == "02:00:00:00:00:01"
     assert (link.get_attr("IFLA_MTU"), link.get_attr("IFLA_NUM_TX_QUEUES"), link.get_attr("IFLA_NUM_RX_QUEUES")) == (
         1400, 2, 2)
     info = link.get_attr("IFLA_LINKINFO")
     assert info.get_attr("IFLA_INFO_KIND") == "veth"
     peer = info.get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
-    assert peer.get_attr("IFLA_IFNAME") == "eth0"
-    assert peer.get_attr("IFLA_ADDRESS") == "02:00:00:00:00:01"
+    assert peer.get_attr("IFLA_IFNAME") == "cali1"
+    assert peer.get_attr("IFLA_ADDRESS") == "ee:ee:ee:ee:ee:ee"
     numbers = [peer.get_attr(name) for name in ("IFLA_NET_NS_FD", "IFLA_MTU", "IFLA_NUM_RX_QUEUES")]
     assert numbers == [7, 1400, 2]
 
 
 def test_a_pair_with_the_kernel_s_mtu() -> None:
     """MTU 0 is not sent at all."""
-    link = decoded(ifinfmsg, rtmsg.new_veth(Veth("cali1", MAC, "eth0", OTHER, 7, 0, 1)))
+    link = decoded(ifinfmsg, rtmsg.new_veth(Veth("eth0", OTHER, "cali1", MAC, 7, 0, 1)))
     assert link.get_attr("IFLA_MTU") is None
 
 
