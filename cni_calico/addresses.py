@@ -99,7 +99,7 @@ def given_since(store: Store, attachment: Attachment, moment: int) -> bool:
     A time that is still to come tells of a clock that was set back, and of nothing else.
     """
     stamps = (item.attribute.owner.get("timestamp") or "" for item in holdings(store, attachment.owner({})))
-    return any(_stamp(moment) < stamp <= _stamp(time.time_ns()) for stamp in stamps)
+    return any(stamp(moment) < each <= stamp(time.time_ns()) for each in stamps)
 
 
 @frozen
@@ -153,12 +153,12 @@ def _criteria(call: Call, node_name: str) -> Criteria:
 
 def _owner(call: Call, node_name: str, traces: Mapping[str, str]) -> Owner:
     """Return the attachment as owner, with what Calico stores of it (node, pod, time) and the boot it lives in."""
-    attributes = {"node": node_name, "timestamp": _stamp(time.time_ns()), BOOT: node.boot_id(), **traces}
+    attributes = {"node": node_name, "timestamp": stamp(time.time_ns()), BOOT: node.boot_id(), **traces}
     if call.args.pod:
         attributes |= {"pod": call.args.pod, "namespace": call.args.namespace or "default"}
     return call.attachment.owner(attributes)
 
 
-def _stamp(moment: int) -> str:
+def stamp(moment: int) -> str:
     """Return a time (ns since 1970) as Calico stores it, which later times come behind, also as text."""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(moment // 10**9))}.{moment % 10**9:09} +0000 UTC"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 from cni_calico import node
 from cni_calico.endpoint import usual_key
@@ -37,10 +37,16 @@ def attached(call: Call, store: Store) -> Iterator[Held]:
 
 def _prepare(call: Call, store: Store) -> None:
     """Tell the store what is about to be read; a DEL does without where the node has no name."""
-    with suppress(CniError):
+    try:
         name = node.name(call.conf)
-        store.prepare(name, keys.handle(call.attachment.owner({}).handle_id),
-                      usual_key(name, call.args, call.attachment))
+    except CniError:
+        return
+    is_older = store.prepare(name, keys.handle(call.attachment.owner({}).handle_id),
+                             usual_key(name, call.args, call.attachment))
+    if is_older and call.command == "ADD":
+        from cni_calico.restored import set_right  # for what seldom happens
+
+        set_right(store, name, call.log)
 
 
 @contextmanager

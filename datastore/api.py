@@ -157,11 +157,15 @@ class Store(Protocol):
         Conflict where the Torn has no key and its record can be read by now.
         """
 
-    def prepare(self, node: str, *names: str) -> None:
+    def prepare(self, node: str, *names: str) -> bool:
         """Be told what a verb of a node is about to read: the records of these keys, and what decides on addresses.
 
         Where each read is a round trip, they are made together, and what they gave is given until it may have changed.
+        Tell whether the datastore is older than this node has seen it: set back to a former copy.
         """
+
+    def accept(self) -> None:
+        """Have `prepare` take the datastore as it is now for the newest."""
 
     def share(self, other: Store) -> None:
         """Know what another store, of the same datastore, has read after `prepare`."""

@@ -94,9 +94,13 @@ class Draft:
         """Damaged records are mended in the store itself."""
         raise Beyond(torn.key)
 
-    def prepare(self, node: str, *names: str) -> None:
+    def prepare(self, node: str, *names: str) -> bool:
         """Leave that to the store itself."""
-        self._store.prepare(node, *names)
+        return self._store.prepare(node, *names)
+
+    def accept(self) -> None:
+        """Leave that to the store itself."""
+        self._store.accept()
 
     def share(self, other: Store) -> None:
         """Leave that to the store itself."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from datastore import SECONDS, keys
 from datastore.api import Busy, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
 from datastore.etcdclient import Client, Compacted, Patience, TooLarge
+from datastore.highwater import HighWater
 from datastore.holds import Holds
 from datastore.jsontext import dumps
 from datastore.lock import flock
@@ -69,6 +70,8 @@ class EtcdStore:
         self._snapshot: Snapshot | None = None
         self._read: dict[str, Json | None] = {}
         self._node, self._names, self._is_stale = "", frozenset[str](), False
+        self._revision = 0  # of the latest answer
+        self._high_water = HighWater(os.path.join(os.path.dirname(lock_file), "etcd-revision"))
         self._patience = Patience(seconds)
         self._holds = Holds(os.path.join(os.path.dirname(lock_file), "held"))
         self._depth = 0
@@ -157,13 +160,22 @@ class EtcdStore:
         """Remove lock files of killed holders (datastore/holds.py). Raises Unwritable."""
         self._holds.tidy()
 
-    def prepare(self, node: str, *names: str) -> None:
+    def prepare(self, node: str, *names: str) -> bool:
         """Read together what a verb of a node is about to read: the records of these keys, pools, settings, its block.
 
-        One round trip; two where something has changed since the node's last verb.
+        One round trip; two where something has changed since the node's last verb. Tell whether etcd was restored.
         """
         self._node, self._names = node, self._names | set(names)
+        before = self._high_water.seen()
         self._prepare(node, sorted(self._names))
+        if self._revision < before:
+            return True
+        self._high_water.note(self._revision)
+        return False
+
+    def accept(self) -> None:
+        """Have `prepare` take etcd as it is now for the newest."""
+        self._high_water.note(self._revision, lower=True)
 
     def share(self, other: Store) -> None:
         """Know what another store of the same cluster has read or written for its verb."""
@@ -219,6 +231,7 @@ class EtcdStore:
     def _ranges(self, requests: list[Json]) -> tuple[list[Json], int]:
         """Return the answers to requests for ranges, all of one revision, and that revision."""
         answer = self._call(TXN, {"success": requests})
+        self._revision = answer.revision
         return [item.get("response_range", {}) for item in answer.body["responses"]], answer.revision
 
     def _item(self, key: str) -> Json | None:
@@ -296,6 +309,9 @@ class EtcdStore:
 
     def _written(self, changes: list[tuple[str, Json | None, int | None]], revision: int) -> None:
         """Remember what was written as far as it was read here, and blocks for those to come."""
+        self._revision = revision
+        if any(key.startswith(keys.BLOCKS) for key, _, _ in changes):
+            self._high_water.note(revision)
         for key, value, _ in changes:
             data = None if value is None else b64encode(dumps(value)).decode()
             item = data and {"key": b64(key), "value": data, "mod_revision": str(revision)}

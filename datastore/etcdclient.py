@@ -19,7 +19,7 @@ from datastore.api import Refused, Unreachable, Unwritable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from datastore.api import Json
     from datastore.settings import Etcd
@@ -35,6 +35,7 @@ CANCELED, DEADLINE, NOT_IN_A_STATE, ABORTED, OUT_OF_RANGE, INTERNAL, UNAVAILABLE
     1, 4, 9, 10, 11, 13, 14, 16)
 PASSING = (CANCELED, DEADLINE, ABORTED, INTERNAL, UNAVAILABLE)
 AUTHENTICATE = "/v3/auth/authenticate"
+NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}  # clientv3.WithRequireLeader: a server without one ends a stream
 
 
 class Compacted(Exception):
@@ -141,7 +142,8 @@ class Client:
                 with patience.spending():
                     connection = self._connected(endpoint, patience, new=True)
                     token = self._authenticated(endpoint, patience)
-                    _send(connection, path, data, token)
+                    _send(connection, path, data, token, NEEDS_LEADER)
+                    connection.sock.settimeout(patience.limit(ANSWER_SECONDS))
                     response = connection.getresponse()
             except (_Failed, OSError, http.client.HTTPException) as error:
                 failures[endpoint] = error if isinstance(error, _Failed) else _Failed(_told(error), sent=False)
@@ -305,8 +307,10 @@ class _NoAuthentication(Exception):
     """The cluster asks nobody for a password."""
 
 
-def _send(connection: http.client.HTTPConnection, path: str, data: bytes, token: str) -> None:
-    headers = {"Content-Type": "application/json", **({"Authorization": token} if token else {})}
+def _send(
+    connection: http.client.HTTPConnection, path: str, data: bytes, token: str, more: Mapping[str, str] | None = None
+) -> None:
+    headers = {"Content-Type": "application/json", **(more or {}), **({"Authorization": token} if token else {})}
     connection.request("POST", path, body=data, headers=headers)
 
 

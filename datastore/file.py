@@ -159,8 +159,12 @@ class FileStore:
             else:
                 self._write(Record(torn.key, value, time.time_ns()), lasts=True)
 
-    def prepare(self, node: str, *names: str) -> None:
-        """Do nothing: a read is no round trip."""
+    def prepare(self, node: str, *names: str) -> bool:
+        """Do nothing: a read is no round trip. It is never older than it was."""
+        return False
+
+    def accept(self) -> None:
+        """Do nothing: it is never older than it was."""
 
     def share(self, other: Store) -> None:
         """Do nothing: nothing is kept of what was read."""

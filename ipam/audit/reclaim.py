@@ -89,12 +89,30 @@ def reclaim_own(
     For a datastore of many nodes, which no power cut of this one can damage. `forget` removes the endpoint record that
     belongs to an allocation's attributes. Return what was freed, and whether all is done. Raises StoreError.
     """
-    own = (str(cidr) for family in FAMILIES for cidr in own_blocks(store, living.node, family))
-    seen = _look(store, living, dict.fromkeys((*own, *host.load(store, living.node)[0].borrowed)))
+    seen = _look(store, living, _near(store, living.node))
     for item in seen.left:
         forget(item.attribute.owner)
     freed = _release_left(store, seen)
     return freed, not (seen.changed or seen.damaged)
+
+
+def gone(store: Store, living: Living) -> list[Allocation]:
+    """Return what pods hold that are provably gone, in the node's own blocks and those it has borrowed from.
+
+    A block that cannot be read is passed over.
+    """
+    found = []
+    for cidr in _near(store, living.node):
+        with suppress(Corrupt):
+            block = read(store, cidr)
+            found += [Allocation(*item) for item in in_use(block)] if block else []
+    return [item for item in found if why_gone(item.attribute.owner, living)]
+
+
+def _near(store: Store, node: str) -> list[str]:
+    """Return the blocks in which the node may have addresses."""
+    own = (str(cidr) for family in FAMILIES for cidr in own_blocks(store, node, family))
+    return list(dict.fromkeys((*own, *host.load(store, node)[0].borrowed)))
 
 
 def _release_left(store: Store, seen: Seen) -> tuple[Address, ...]:

@@ -359,7 +359,7 @@ def test_every_failure_is_logged(machine: Machine) -> None:
 
 def test_datastores_to_come(machine: Machine) -> None:
     """A datastore type of a later release is a clear error with key and value (code 2)."""
-    for kind in ("etcdv3", "kubernetes"):
+    for kind in ("etcd", "kubernetes"):
         for verb in ("ADD", "DEL"):
             error = machine.call(verb, machine.pod(), datastore_type=kind).error
             assert error["code"] == 2

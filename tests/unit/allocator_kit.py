@@ -69,8 +69,11 @@ class Door:
     def mend(self, torn: Torn, value: Json | None) -> None:
         self.inner.mend(torn, value)
 
-    def prepare(self, node: str, *names: str) -> None:
-        self.inner.prepare(node, *names)
+    def prepare(self, node: str, *names: str) -> bool:
+        return self.inner.prepare(node, *names)
+
+    def accept(self) -> None:
+        self.inner.accept()
 
     def share(self, other: Store) -> None:
         self.inner.share(other)
