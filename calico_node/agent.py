@@ -81,6 +81,7 @@ class Agent:
             reasons.append("the agent is stopping")
         elif not self._server.ready:
             reasons.append("what was queued on disk is being done first")
+        reasons += self._shared.reasons
         return reasons
 
     def status(self) -> Mapping[str, Any]:
@@ -106,7 +107,7 @@ class Agent:
             waiting=lambda: self._workers.waiting,
             del_queue=lambda: len(self._queue),
             connections=lambda: self._server.connections,
-            open_store=self._shared.latest_store,
+            open_store=self._shared.latest,
         )
 
     def _drain(self, notifier: Notifier) -> None:

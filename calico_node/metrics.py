@@ -44,7 +44,7 @@ class Sources:
     waiting: Callable[[], int]
     del_queue: Callable[[], int]
     connections: Callable[[], int]
-    open_store: Callable[[], Store]
+    open_store: Callable[[], tuple[Store, str]]
 
 
 class Metrics:

@@ -15,7 +15,7 @@ from datastore.api import StoreError
 from ipam.errors import IpamError
 from ipam.pool import all_pools
 from ipam.reservation import reserved_ranges
-from ipam.utilization import all_blocks, node_of, utilization
+from ipam.utilization import all_blocks, blocks_of, node_of, utilization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,9 +33,14 @@ NO_POOL = "no_ippool"  # Calico: kube-controllers pkg/controllers/node/pool_mana
 
 
 class Usage:
-    """A collector of what the datastore holds. A datastore that cannot be read is told as `calico_ipam_readable 0`."""
+    """A collector of what the datastore holds. A datastore that cannot be read is told as `calico_ipam_readable 0`.
 
-    def __init__(self, open_store: Callable[[], Store], clock: Callable[[], float] = time.monotonic) -> None:
+    open_store: the store, and the node whose blocks alone are told of, empty for all.
+    """
+
+    def __init__(
+        self, open_store: Callable[[], tuple[Store, str]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._open_store, self._clock, self._lock = open_store, clock, Lock()
         self._metrics: Sequence[Metric] = ()
         self._stale_at = 0.0
@@ -58,7 +63,7 @@ class Usage:
         families = _families()
         readable, *rest = families
         try:
-            _fill(rest, _usage(self._open_store()))
+            _fill(rest, _usage(*self._open_store()))
         except (StoreError, IpamError, OSError):
             readable.add_metric((), 0)
             return [readable]
@@ -66,10 +71,11 @@ class Usage:
         return families
 
 
-def _usage(store: Store) -> Utilization:
+def _usage(store: Store, node: str) -> Utilization:
     pools = sorted((pool for family in FAMILIES for pool in all_pools(store, family)), key=lambda pool: pool.name)
     reserved = [cidr for family in FAMILIES for cidr in reserved_ranges(store, family)]
-    return utilization(pools, reserved, (block for family in FAMILIES for block in all_blocks(store, family)))
+    blocks = blocks_of(store, node) if node else (block for family in FAMILIES for block in all_blocks(store, family))
+    return utilization(pools, reserved, blocks)
 
 
 def _families() -> list[GaugeMetricFamily]:

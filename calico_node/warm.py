@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar, cast
 
 from calico_node.together import Together
+from calico_node.watcher import Watchers
 from calico_node.workers import Workers
 from cni_calico import netns, node
 from cni_calico.config import OUR_IPAM
+from cni_calico.errors import CniError
 from cni_calico.netlink import Refusal, Socket
 from cni_calico.skel import Call
 from cni_calico.world import Declined, World
@@ -48,14 +50,15 @@ class Shared:
         self._locks: dict[str, Lock] = {}
         self._lots: dict[tuple[Settings, bool], Together[Item, Any]] = {}
         self._clusters: dict[Etcd, tuple[Client, Cache]] = {}
-        self._latest = settings
+        self._watchers = Watchers()
+        self._latest, self._node = settings, ""
         self._rebuilt = bool(node.boot_id())
         self.delete_link = Together(_delete_links, MOST_LINKS, workers.idling)
 
     def store(self, settings: Settings, seconds: float = SECONDS) -> Store:
         """Return the store that the settings tell of, for one thread. Raises UnsupportedDatastore."""
         if settings.kind == FILE:
-            self._latest = settings
+            self._latest, self._node = settings, ""
             return FileStore(settings.directory, self._in_turn, rebuilt=self._rebuilt)
         if settings.kind == ETCD:
             self._latest = settings
@@ -63,9 +66,22 @@ class Shared:
             return EtcdStore(client, settings.lock_file, seconds, self._in_turn, cache)
         raise UnsupportedDatastore(settings.kind)
 
-    def latest_store(self) -> Store:
-        """Return the store that the latest request used, or would use by default."""
-        return self.store(self._latest)
+    def latest(self) -> tuple[Store, str]:
+        """Return the store that the latest request used, or would by default, and whose part of it this node's is.
+
+        The name is empty where all of it is: in a datastore of many nodes each tells of its own part.
+        """
+        return self.store(self._latest), self._node
+
+    def watch(self, settings: Settings, name: str) -> None:
+        """Have the node's part of an etcd followed."""
+        self._node = name
+        self._watchers.watch(settings.etcd, name, partial(self.store, settings))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the datastore of the requests so far cannot be used; nothing when it can."""
+        return self._watchers.reasons
 
     def carry_out(self, settings: Settings, giving: bool, store: Store, step: Step) -> Any:
         """Run a step that gives or frees addresses on the store that was opened for it, or in one lot with others."""
@@ -110,9 +126,12 @@ class Warm(World):
         self._last = time.perf_counter()
 
     def accept(self, call: Call) -> None:
-        """Leave foreign IPAM plugins to a process that ends with them (cni_calico/delegate.py)."""
+        """Leave foreign IPAM plugins to a process that ends with them (cni_calico/delegate.py); follow etcd."""
         if call.conf.ipam.type != OUR_IPAM:
             raise Declined(f"IPAM plugin {call.conf.ipam.type!r} is run by the plugin itself")
+        if call.conf.datastore.kind == ETCD:
+            with suppress(CniError):  # a DEL needs no node name
+                self._shared.watch(call.conf.datastore, node.name(call.conf))
 
     def lap(self, stage: str) -> None:
         """Note how long a stage took."""

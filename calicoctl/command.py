@@ -18,6 +18,7 @@ from calicoctl.config import DEFAULT_FILE, ConfigError, load
 from calicoctl.table import brief, printable
 from datastore import open_store
 from datastore.api import StoreError, UnsupportedDatastore
+from datastore.settings import FILE, KINDS
 from ipam.errors import IpamError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 CONFIG = "calicoctl.config"
 LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
-ABSENT = ("datastore", "cluster", "convert")  # Calico's commands that this release does not have
+PATIENCE = 10.0  # seconds that a command waits in all for servers that do not answer: somebody sits before it
+ABSENT = ("cluster", "convert")  # Calico's commands that this release does not have
 CONTEXT = {"max_content_width": 120, "help_option_names": ["-h", "--help"]}
 EXIT_CODES = """\b
 Exit codes:
@@ -117,18 +119,19 @@ def _remember(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
 def the_store(makes_it: bool = False) -> Store:
     """Return the configured datastore; with a hint on stderr when it does not exist yet, unless the command makes it.
 
-    Raises ConfigError, which names the setting that is wrong and where it was made.
+    Only a directory can be seen not to exist; etcd is not asked yet. Raises ConfigError, which names the setting that
+    is wrong and where it was made.
     """
     access = load(click.get_current_context().meta.get(CONFIG), os.environ)
     try:
-        store = open_store(access.settings)
+        store = open_store(access.settings, seconds=PATIENCE)
     except UnsupportedDatastore as error:
         raise ConfigError(
             f'{access.kind_setting} is "{error.kind}", a datastore that this release does not support; '
-            'the one that is: "file"'
+            f"those that are: {', '.join(KINDS)}"
         ) from error
-    if not makes_it:
-        _hint_if_new(access.directory)
+    if not makes_it and access.settings.kind == FILE:
+        _hint_if_new(access.settings.directory)
     return store
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VARIABLE = "_CALICOCTL_COMPLETE"
+PATIENCE = 2.0  # seconds for servers that do not answer: somebody is typing
 EPILOG = f"""\b
 Examples:
   eval "$(calicoctl completion bash)"                                                  for this shell only
@@ -63,7 +64,7 @@ def _names(ctx: click.Context) -> Iterable[str]:
     if not kind.prefix.endswith("/"):
         return ["default"]
     namespace = f"{ctx.params.get('namespace') or kinds.DEFAULT_NAMESPACE}/" if kind.namespaced else ""
-    found = open_store(access.settings).keys(kind.prefix + namespace)
+    found = open_store(access.settings, seconds=PATIENCE).keys(kind.prefix + namespace)
     return [key.rpartition("/")[2] for key in found]
 
 

@@ -1,10 +1,10 @@
-"""Reading all blocks, which may be thousands, with a bar on stderr for whoever waits."""
+"""Reading all blocks, and other things of which there may be thousands, with a bar on stderr for whoever waits."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -43,4 +43,14 @@ def watched(items: Iterable[T], count: int, patience: float) -> Iterator[T]:
         return
     with click.progressbar(rest, length=count, label="Reading blocks", file=sys.stderr) as bar:
         bar.update(done)
+        yield from bar
+
+
+def counted(items: Iterable[Any], label: str, count: int) -> Iterable[Any]:
+    """Return the items, with a bar on stderr where somebody watches."""
+    return _with_bar(items, label, count) if count and sys.stderr.isatty() else items
+
+
+def _with_bar(items: Iterable[Any], label: str, count: int) -> Iterator[Any]:
+    with click.progressbar(items, length=count, label=label, file=sys.stderr) as bar:
         yield from bar

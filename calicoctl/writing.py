@@ -50,6 +50,7 @@ def _put(path: str, lines: Iterable[str]) -> None:
         try:
             file.writelines(lines)
             file.flush()
+            os.fsync(file.fileno())
             os.rename(file.name, path)
         except BaseException:
             os.unlink(file.name)

@@ -248,7 +248,8 @@ def _dns(section: Section) -> Mapping[str, Any]:
 
 def _datastore(conf: Section, env: Mapping[str, str]) -> Settings:
     """Return where the datastore is; wrong settings are an error for DEL too, which can do nothing without it."""
-    kind = conf.text("datastore_type") or env.get("DATASTORE_TYPE") or settings.FILE
+    meant = settings.ETCD if any(conf.text(f"etcd_{name}") for name in settings.PLACES) else settings.FILE
+    kind = conf.text("datastore_type") or env.get("DATASTORE_TYPE") or meant
     return Settings(
         kind=kind,
         directory=_absolute(conf.text("datastore_dir") or settings.DEFAULT_DIR, "datastore_dir"),

@@ -25,6 +25,7 @@ CA_CERT, CERT, KEY = "ca_cert", "cert", "key"
 USERNAME, PASSWORD = "username", "password"
 NAMES = (ENDPOINTS, AUTHORITY, SCHEME, DISCOVERY_SRV, CA_CERT_FILE, CERT_FILE, KEY_FILE, CA_CERT, CERT, KEY,
          USERNAME, PASSWORD)
+PLACES = (ENDPOINTS, DISCOVERY_SRV, AUTHORITY)  # whoever says one of these, and no kind, means etcd
 
 
 class BadSettings(Exception):
@@ -69,16 +70,17 @@ def in_environment(name: str) -> str:
 
 
 def from_environment(env: Mapping[str, str]) -> Settings:
-    """Return what DATASTORE_TYPE, CALICO_DATASTORE_DIR and ETCD_… say; set but empty counts as unset.
+    """Return what DATASTORE_TYPE, CALICO_DATASTORE_DIR, CALICO_IPAM_LOCK_FILE and ETCD_… say; empty counts as unset.
 
     Raises BadSettings. The kind is not looked at: that there is no such one, whoever opens it says.
     """
-    kind = env.get("DATASTORE_TYPE") or FILE
     texts = {name: env.get(in_environment(name)) or "" for name in NAMES}
+    kind = env.get("DATASTORE_TYPE") or (ETCD if any(map(texts.get, PLACES)) else FILE)
     return Settings(
         kind=kind,
         directory=env.get("CALICO_DATASTORE_DIR") or DEFAULT_DIR,
         etcd=etcd_of(texts, lambda name: f"environment variable {in_environment(name)}") if kind == ETCD else Etcd(),
+        lock_file=env.get("CALICO_IPAM_LOCK_FILE") or LOCK_FILE,
     )
 
 
@@ -119,7 +121,8 @@ def _has(texts: Mapping[str, str], name: str) -> bool:
 def _endpoints(listed: str, scheme: str, authority: str, spelt: Callable[[str], str]) -> tuple[str, ...]:
     """Return the URLs of a list with commas between; else what the older scheme and authority say."""
     if listed:
-        return tuple(endpoint(item.strip(), spelt(ENDPOINTS)) for item in listed.split(",") if item.strip())
+        items = [item.strip() for item in listed.split(",") if item.strip()]
+        return tuple(endpoint(item, spelt(ENDPOINTS)) for item in items or [listed])
     if authority:
         return (endpoint(f"{scheme or 'http'}://{authority}", spelt(AUTHORITY)),)
     return (DEFAULT_ENDPOINT,)
@@ -133,8 +136,19 @@ def endpoint(url: str, said: str) -> str:
     if not colon or port.endswith("]"):
         host, port = rest, "2379"
     is_plain = host.isascii() and host.isprintable() and not set(host) & set(" /@?#\\%")
-    is_address = host.startswith("[") == host.endswith("]") and (":" not in host or host.startswith("["))
-    if not (found and scheme in SCHEMES and host and is_plain and is_address and port.isdigit()
+    is_address = _is_bracketed(host) if set(host) & set("[]:") else host
+    if not (found and scheme in SCHEMES and is_plain and is_address and port.isdigit()
             and port.isascii() and 0 < int(port) < 65536):
         raise BadSettings(f"{said} has {url!r}: expected e.g. https://10.0.0.1:2379, with commas between several")
     return f"{scheme}://{host}:{int(port)}"
+
+
+def _is_bracketed(host: str) -> bool:
+    """Tell whether a host is an IPv6 address in brackets."""
+    from socket import AF_INET6, inet_pton
+
+    try:
+        inet_pton(AF_INET6, host[1:-1])
+    except (OSError, ValueError):
+        return False
+    return host[0] + host[-1] == "[]"

@@ -2,7 +2,8 @@
 
 Blocks know no pool, so they and what is allocated in them go on as before: each lies in one of the parts. The order of
 the writes is Calico's: disable the pool, create the parts, remove the pool. So a run that was killed is finished by
-another: it finds the pool disabled, and of the parts those that it had made.
+another: it finds the pool disabled, and of the parts those that it had made. Parts are created some at a time, as a
+transaction of etcd holds 128 changes and 1.5 MB at most.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from datastore.resources import Pool
 
 MOST_PARTS = 1024  # ours: each is a record that every assignment reads
+BATCH = 32  # parts that are written at a time
 LONGEST_NAME = 253  # characters of a resource's name (RFC 1123 subdomain, as Kubernetes limits it)
 OF_THE_OLD = ("resourceVersion", "generation", "generateName", "selfLink", "managedFields")
 
@@ -40,8 +42,9 @@ class Part:
 def split(store: Store, wanted: str, parts: int) -> tuple[Pool, list[Part]]:
     """Cut the pool of this name or CIDR into `parts` pools with its settings, enabled; return it and them.
 
-    Every other writer of the datastore waits meanwhile. Raises BadRequest, before anything is changed, when the pool
-    cannot be cut so; Corrupt, Busy, Unwritable.
+    Every other writer of the datastore, of one in etcd every other one of this node, waits meanwhile. Raises
+    BadRequest, before anything is changed, when the pool cannot be cut so; Conflict, when another node's writer has
+    changed something between two of the writes: run it again; Corrupt, Busy, Unwritable.
     """
     with store.exclusive():
         record = _find(store, wanted)
@@ -49,11 +52,11 @@ def split(store: Store, wanted: str, parts: int) -> tuple[Pool, list[Part]]:
         made = cut(pool, parts)
         _check_blocks(store, pool, made[0].cidr.prefix)
         missing = list(_missing(store, pool, made))
-        store.commit(
-            Change(record.key, _disabled(record.value), record.revision),
-            *(Change(keys.ippool(part.name), _resource(record.value, part), None) for part in missing),
-        )
-        store.delete(record.key, store.get(record.key).revision)
+        disabled = store.update(record.key, _disabled(record.value), record.revision)
+        for at in range(0, len(missing), BATCH):
+            store.commit(*(Change(keys.ippool(part.name), _resource(record.value, part), None)
+                           for part in missing[at : at + BATCH]))
+        store.delete(record.key, disabled.revision)
     return pool, made
 
 

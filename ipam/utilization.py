@@ -10,6 +10,7 @@ from datastore import keys
 from datastore.frozen import frozen
 from datastore.model import block_of
 from ipam import configuration
+from ipam.affinity import own_blocks, read_block
 from ipam.block import check
 from ipam.cidr import block_at, parse_cidr
 from ipam.cooldown import settled
@@ -70,6 +71,16 @@ def all_blocks(store: Store, family: int) -> Iterator[Block]:
     seconds = configuration.load(store).cooldown_seconds
     for record in store.records(keys.blocks(family)):
         yield settled(check(block_of(record)), seconds)
+
+
+def blocks_of(store: Store, node: str) -> Iterator[Block]:
+    """Yield the blocks of one node, of both families, as they are by now. Raises Corrupt."""
+    seconds = configuration.load(store).cooldown_seconds
+    for family in (4, 6):
+        for cidr in own_blocks(store, node, family):
+            stored = read_block(store, cidr)
+            if stored:
+                yield settled(stored[0], seconds)
 
 
 def utilization(pools: Sequence[Pool], reserved: Sequence[Cidr], blocks: Iterable[Block]) -> Utilization:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from calicoctl.command import CONTEXT, global_options, the_store
 from calicoctl.node import this_node
+from calicoctl.progress import counted
 from calicoctl.table import printable
 from calicoctl.writing import STDOUT, require_place, write
 from cni_calico import facts
@@ -23,7 +23,7 @@ from ipam.audit.repair import Craft, repair
 from ipam.audit.report import entries, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from datastore.api import Json, Store
     from ipam.audit.audit import Audit
@@ -103,19 +103,9 @@ def _audit(store: Store, name: str, with_repair: bool, tell: Callable[[str], obj
         return facts.everything(name)
 
     if not with_repair:
-        return audit(store, look, watched)
+        return audit(store, look, counted)
     craft = Craft(facts.owner_of_endpoint, facts.endpoint_of_wire)
-    return repair(store, look, craft, lambda what: tell(f"Repaired: {printable(what)}"), watched)
-
-
-def watched(items: Iterable[Any], label: str, count: int) -> Iterable[Any]:
-    """Return the items, with a bar on stderr where somebody watches."""
-    return _with_bar(items, label, count) if count and sys.stderr.isatty() else items
-
-
-def _with_bar(items: Iterable[Any], label: str, count: int) -> Iterator[Any]:
-    with click.progressbar(items, length=count, label=label, file=sys.stderr) as bar:
-        yield from bar
+    return repair(store, look, craft, lambda what: tell(f"Repaired: {printable(what)}"), counted)
 
 
 def _numbers(found: Audit) -> Iterator[str]:

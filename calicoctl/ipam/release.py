@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from calicoctl.command import CONTEXT, EXIT_CODES, global_options, the_store
-from calicoctl.ipam.check import watched
 from calicoctl.node import this_node
+from calicoctl.progress import counted
 from calicoctl.table import printable
 from cni_calico import facts
 from cni_calico.version import VERSION
@@ -124,7 +124,7 @@ def _release_all(store: Store, wanted: list[Wanted]) -> list[Allocation]:
     """Release batch by batch, and tell each address; return what was released, as the datastore had it."""
     freed: list[Allocation] = []
     in_order = sorted(wanted, key=lambda item: (item.address.family, item.address.number))
-    for batch in _batches(iter(watched(in_order, "Releasing", len(wanted)))):
+    for batch in _batches(iter(counted(in_order, "Releasing", len(wanted)))):
         for item in _release_batch(store, batch):
             click.echo(f"Successfully released IP address {item.address}")
             freed.append(item)

@@ -14,7 +14,7 @@ from calicoctl.completion import kind_words, resource_names
 from calicoctl.resources import documents, kinds, printing, resources
 from calicoctl.resources.fields import is_utf8
 from calicoctl.resources.patch import TYPES
-from datastore.api import Exists, Missing, StoreError
+from datastore.api import Exists, Missing, Refused, StoreError, Unreachable
 from ipam.errors import BadRequest, IpamError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datastore.api import Json, Store
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
+
+GONE = (Unreachable, Refused)  # errors that every further resource would have, too: no server, or none that serves us
 
 KINDS_HELP = f"""\b
 Kinds (any case, singular or plural), and their short names:
@@ -100,6 +102,8 @@ def get(kind: str | None, names: tuple[str, ...], form: str, everywhere: bool, e
             answers.append(_answer(store, resource, namespace, everywhere))
         except (StoreError, IpamError) as error:
             errors.append(str(error))
+            if isinstance(error, GONE):
+                break
     if answers:
         printing.show([answer.exported() if export else answer for answer in answers], form,
                       with_namespace=everywhere or bool(namespace))
@@ -291,22 +295,29 @@ def _change(given: Sequence[Json], namespace: str | None, act: Callable[[Store, 
     if not given:
         click.echo("No resources specified")
         return
-    store, errors, done = the_store(makes_it=True), [], 0
+    store, errors, done, skipped = the_store(makes_it=True), [], 0, 0
     for resource in given:
         try:
             act(store, _placed(kinds.of(resource), resource, namespace))
             done += 1
         except (StoreError, IpamError) as error:
-            if skip is None or not isinstance(error, skip):
-                errors.append(str(error))
-    _report(verb, {resource["kind"] for resource in given}, done, errors)
+            if skip is not None and isinstance(error, skip):
+                skipped += 1
+                continue
+            errors.append(str(error))
+            if isinstance(error, GONE):
+                break
+    _report(verb, {resource["kind"] for resource in given}, done, len(given) - skipped, errors)
 
 
-def _report(verb: tuple[str, str], found: Iterable[str], done: int, errors: Sequence[str]) -> None:
-    """Tell the outcome in Calico's words, with the kind if there is only one; raises Failure if there are errors."""
+def _report(verb: tuple[str, str], found: Iterable[str], done: int, count: int, errors: Sequence[str]) -> None:
+    """Tell the outcome in Calico's words, with the kind if there is only one; raises Failure if there are errors.
+
+    done: how many of the `count` resources something was done to.
+    """
     to_do, past = verb
     kind = f"'{next(iter(found))}' " if len(set(found)) == 1 else ""
-    count, told = done + len(errors), f"[{', '.join(errors)}]"
+    told = f"[{', '.join(errors)}]"
     if not errors:
         click.echo(f"Successfully {past} {done} {kind}resource(s)")
     elif done:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from calicoctl.__main__ import main
 from datastore import keys
+from datastore.api import Store
 from datastore.file import FileStore
 from ipam import configuration
 from ipam.cidr import parse_cidr
@@ -34,16 +35,12 @@ def cooling(since: str = JUST_NOW) -> Json:
     return {"handle_id": None, "secondary": {}, "releasedAt": since}
 
 
-class Place:
-    """A datastore in a directory, and a configuration file that leads to it."""
+class AnyPlace:
+    """A datastore of any kind, and a configuration file that leads to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.directory = folder / "datastore"
-        self.store = FileStore(str(self.directory))
-        self.config = folder / "calicoctl.cfg"
-        self.config.write_text(f"apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
-                               f"spec:\n  datastoreType: file\n  datastoreDir: {self.directory}\n")
+    folder: Path
+    store: Store
+    config: Path
 
     def pool(self, name: str, cidr: str, **spec: Any) -> None:
         """Store a pool."""
@@ -73,6 +70,7 @@ class Place:
 
     def run(self, *arguments: str, **env: str) -> Result:
         """Run the command in this process."""
+        env = {"CALICO_IPAM_LOCK_FILE": str(self.folder / "ipam.lock"), **(env or {})}
         return CliRunner(env=env).invoke(main, ["-c", str(self.config), *arguments], prog_name="calicoctl")
 
     def ok(self, *arguments: str, **env: str) -> str:
@@ -98,3 +96,17 @@ class Place:
         result = self.run(*arguments)
         assert (result.exit_code, result.stdout) == (2, ""), result.output
         return result.stderr
+
+
+class Place(AnyPlace):
+    """A datastore in a directory."""
+
+    store: FileStore
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.directory = folder / "datastore"
+        self.store = FileStore(str(self.directory))
+        self.config = folder / "calicoctl.cfg"
+        self.config.write_text(f"apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
+                               f"spec:\n  datastoreType: file\n  datastoreDir: {self.directory}\n")

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from calicoctl.config import Access, ConfigError, load
-from datastore.settings import DEFAULT_DIR
+from datastore.settings import DEFAULT_DIR, ETCD, FILE, Etcd, Settings
 
 HEAD = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
 
@@ -22,7 +23,7 @@ def config(folder: Path, text: str) -> str:
 
 
 def where(access: Access) -> tuple[str, str]:
-    return access.kind, access.directory
+    return access.settings.kind, access.settings.directory
 
 
 def refused(path: str) -> str:
@@ -63,7 +64,7 @@ def test_a_named_file_has_to_exist(tmp_path: Path) -> None:
     assert "Is a directory" in refused(str(tmp_path))
     (tmp_path / "file").touch()
     assert "does not exist" in refused(str(tmp_path / "file" / "calicoctl.cfg"))
-    assert load(None, {}, str(tmp_path / "file" / "calicoctl.cfg")).kind == "file"
+    assert load(None, {}, str(tmp_path / "file" / "calicoctl.cfg")).settings.kind == "file"
 
 
 def test_a_default_file_that_is_bad_is_not_passed_over(tmp_path: Path) -> None:
@@ -106,16 +107,77 @@ def test_a_relative_directory_in_the_environment(tmp_path: Path) -> None:
 
 
 def test_keys_of_another_datastore_do_not_hide_its_name(tmp_path: Path) -> None:
-    """A Calico user's own file: the answer is that etcdv3 is not supported, not that etcdEndpoints is unknown."""
-    found = load(config(tmp_path, HEAD + "spec:\n  datastoreType: etcdv3\n  etcdEndpoints: http://a:2379\n"), {})
-    assert found.kind == "etcdv3"
+    """A Calico user's own file: the answer is that its datastore is not supported, not that kubeconfig is unknown."""
+    found = load(config(tmp_path, HEAD + "spec:\n  datastoreType: kubernetes\n  kubeconfig: /root/.kube/config\n"), {})
+    assert found.settings.kind == "kubernetes"
     assert 'key "spec.datastoreType"' in found.kind_setting
+
+
+PEM = "-----BEGIN X-----\nMII=\n-----END X-----\n"
+
+
+@pytest.mark.parametrize(("spec", "etcd"), [
+    ({}, Etcd()),
+    ({"etcdEndpoints": ""}, Etcd()),
+    ({"etcdEndpoints": "http://a:1, https://[fd00::1]"}, Etcd(endpoints=("http://a:1", "https://[fd00::1]:2379"))),
+    ({"etcdDiscoverySrv": "example.org"}, Etcd(discovery_srv="example.org")),
+    ({"etcdUsername": "me", "etcdPassword": "secret"}, Etcd(username="me", password="secret")),
+    ({"etcdKeyFile": "/k", "etcdCertFile": "/c", "etcdCACertFile": "/ca"},
+     Etcd(key_file="/k", cert_file="/c", ca_cert_file="/ca")),
+    ({"etcdKey": PEM, "etcdCert": PEM, "etcdCACert": PEM}, Etcd(key=PEM, cert=PEM, ca_cert=PEM)),
+])
+def test_etcd_in_a_file(tmp_path: Path, spec: dict[str, str], etcd: Etcd) -> None:
+    """By Calico's keys, in YAML and in JSON; a file with one of them need not say that it is etcd."""
+    whole = {"apiVersion": "projectcalico.org/v3", "kind": "CalicoAPIConfig", "spec": spec}
+    told = {**whole, "spec": {"datastoreType": "etcdv3", **spec}}
+    for text in (json.dumps(told), yaml.safe_dump(told)):
+        assert load(config(tmp_path, text), {"ETCD_USERNAME": "other"}).settings == Settings(ETCD, etcd=etcd)
+    kind = ETCD if any(spec.values()) else FILE
+    assert load(config(tmp_path, json.dumps(whole)), {}).settings == Settings(kind, etcd=etcd)
+
+
+@pytest.mark.parametrize(("spec", "says"), [
+    ("etcdEndpoints: a", "key \"spec.etcdEndpoints\" has 'a': expected e.g. https://10.0.0.1:2379"),
+    ("etcdKeyFile: k\n  etcdCertFile: /c", "key \"spec.etcdKeyFile\" is 'k': expected an absolute path"),
+    ("etcdCert: x", 'key "spec.etcdCertFile" is set without'),
+    ("etcdPassword: x", 'key "spec.etcdPassword" is set without configuration file'),
+    ("etcdPassword: 12345", 'key "spec.etcdPassword" is not a string'),
+    ("etcdKey: [1]", 'key "spec.etcdKey" is not a string'),
+    ("etcdUsername: 7", 'key "spec.etcdUsername" is 7, not a string'),
+    ("datastoreDir: /a\n  datastoreType: etcdv3", 'key "spec.datastoreDir" is not known here; keys are: '),
+    ("etcdEndpoints: http://a\n  datastoreType: file", 'key "spec.etcdEndpoints" is not known here; keys are: '),
+    ("etcdendpoints: http://a\n  datastoreType: etcdv3", "spec.etcdCACert"),
+    ("datastoreDir: /a\n  etcdUsername: me", 'key "spec.datastoreType" is missing, while datastoreDir is for file and '
+                                             "etcdUsername for etcdv3; set it to one of them"),
+])
+def test_what_is_wrong_with_etcd_in_a_file(tmp_path: Path, spec: str, says: str) -> None:
+    message = refused(config(tmp_path, f"{HEAD}spec:\n  {spec}\n"))
+    assert says in message
+    assert "12345" not in message
+
+
+def test_etcd_in_the_environment(tmp_path: Path) -> None:
+    """A variable that says where etcd is says that it is etcd; a certificate alone may be a server's."""
+    absent = str(tmp_path / "none.cfg")
+    for name, value, etcd in (("ETCD_ENDPOINTS", "http://a:1", Etcd(endpoints=("http://a:1",))),
+                              ("ETCD_AUTHORITY", "a:1", Etcd(endpoints=("http://a:1",))),
+                              ("ETCD_DISCOVERY_SRV", "example.org", Etcd(discovery_srv="example.org"))):
+        for kind in ({}, {"DATASTORE_TYPE": ""}, {"DATASTORE_TYPE": "etcdv3"}):
+            assert load(None, {name: value, **kind}, absent).settings == Settings(ETCD, etcd=etcd)
+        assert load(None, {name: value, "DATASTORE_TYPE": "file"}, absent).settings == Settings()
+        both = {name: value, "CALICO_DATASTORE_DIR": "/d"}
+        with pytest.raises(ConfigError, match=f"DATASTORE_TYPE is missing, while CALICO_DATASTORE_DIR .*{name}"):
+            load(None, both, absent)
+        assert where(load(None, {**both, "DATASTORE_TYPE": "file"}, absent)) == ("file", "/d")
+    assert load(None, {"ETCD_CERT_FILE": "/c"}, absent).settings == Settings()
+    with pytest.raises(ConfigError, match="variable ETCD_ENDPOINTS has 'ftp://a'"):
+        load(None, {"ETCD_ENDPOINTS": "ftp://a"}, absent)
 
 
 def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
     """With PyYAML out of reach a JSON file is read, and a YAML file has an error that says what to do."""
     program = ("import sys; sys.modules['yaml'] = None; from calicoctl.config import load\n"
-               "try: print(load(sys.argv[1], {}).directory)\n"
+               "try: print(load(sys.argv[1], {}).settings.directory)\n"
                "except Exception as error: print(type(error).__name__, error)")
 
     def run(text: str) -> str:

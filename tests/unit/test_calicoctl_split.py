@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datastore import keys
-from datastore.api import Change
+from datastore.api import Change, Conflict, Record
 from datastore.file import FileStore
 from datastore.resources import Pool
 from ipam.assign import Request, assign
@@ -147,19 +148,29 @@ class Killed(Exception):
 
 
 class Dying(FileStore):
-    """A store whose process is killed after so many writes."""
+    """A store whose process is killed after so many records were written."""
 
     writes = 0
 
+    def update(self, key: str, value: dict[str, Any], revision: int) -> Record:
+        """Be killed before it, or write."""
+        self._write_one()
+        return super().update(key, value, revision)
+
     def commit(self, *changes: Change) -> None:
-        """Write the first of them only, as a commit that is killed does."""
-        super().commit(*changes[: self.writes])
-        if self.writes <= len(changes):
-            raise Killed
+        """Write them one by one, as a commit that is killed does."""
+        for change in changes:
+            self._write_one()
+            super().commit(change)
 
     def delete(self, key: str, revision: int) -> None:
         """Be killed before it."""
         raise Killed
+
+    def _write_one(self) -> None:
+        if not self.writes:
+            raise Killed
+        self.writes -= 1
 
 
 @pytest.mark.parametrize("writes", range(7))
@@ -170,9 +181,29 @@ def test_a_run_that_was_killed_is_finished_by_another(place: Place, writes: int)
     with pytest.raises(Killed):
         split(dying, "web", 4)
     assert "web" in pools(place)
+    assert place.store.get(keys.ippool("web")).value["spec"].get("disabled", False) == (writes > 0)
     assert len(pools(place)) == 1 + max(min(writes, 5) - 1, 0)
     assert place.ok("ipam", "split", "--name=web", "4").count("\n") == 5
     assert pools(place) == QUARTERS
+
+
+class Rivalled(FileStore):
+    """A store where another node's writer changes the pool while parts are being made (etcd has no lock for all)."""
+
+    def commit(self, *changes: Change) -> None:
+        """Write, and be overtaken."""
+        super().commit(*changes)
+        record = self.get(keys.ippool("web"))
+        self.update(record.key, {**record.value, "metadata": {**record.value["metadata"], "uid": "new"}},
+                    record.revision)
+
+
+def test_a_change_in_between_is_not_lost_unseen(place: Place) -> None:
+    with pytest.raises(Conflict, match="web has changed since it was read"):
+        split(Rivalled(str(place.directory)), "web", 2)
+    assert place.store.get(keys.ippool("web")).value["metadata"]["uid"] == "new"
+    place.ok("ipam", "split", "--name=web", "2")
+    assert list(pools(place)) == ["split-web-0", "split-web-1"]
 
 
 def test_a_killed_run_is_not_finished_with_another_number(place: Place) -> None:

@@ -32,8 +32,8 @@ def place(tmp_path: Path) -> Place:
     return place
 
 
-def metrics(store: Callable[[], Store]) -> Metrics:
-    return Metrics(Sources(lambda: 1, lambda: 2, lambda: 3, lambda: 4, store), Latencies())
+def metrics(store: Callable[[], Store], node: str = "") -> Metrics:
+    return Metrics(Sources(lambda: 1, lambda: 2, lambda: 3, lambda: 4, lambda: (store(), node)), Latencies())
 
 
 def scraped(made: Metrics) -> Samples:
@@ -86,7 +86,7 @@ def test_labels_are_bounded(place: Place) -> None:
 
 def test_what_is_answered_reaches_the_latencies(place: Place) -> None:
     latencies = Latencies()
-    made = Metrics(Sources(int, int, int, int, lambda: place.store), latencies)
+    made = Metrics(Sources(int, int, int, int, lambda: (place.store, "")), latencies)
     made.answered("calico", "ADD", 0, FULL)
     assert list(latencies.last_hour()["ADD"]) == list(FULL)
 
@@ -141,6 +141,15 @@ def test_a_datastore_that_cannot_be_read_is_told_and_the_rest_is_there(place: Pl
     assert value(samples, "calico_cni_requests_total", plugin="calico", verb="ADD", code="103") == 1
 
 
+def test_a_node_of_many_tells_of_its_own_blocks(place: Place) -> None:
+    """In a datastore of many nodes each tells of what it has, and reads no more."""
+    place.block("10.244.9.0/26", "another", held=range(5))
+    place.store.create(keys.affinity("another", 4, "10.244.9.0/26"), {"state": "confirmed"})
+    samples = scraped(metrics(lambda: place.store, "another"))
+    assert value(samples, "ipam_blocks", ippool="default-ipv4-ippool") == 1
+    assert value(samples, "ipam_allocations_in_use", ippool="default-ipv4-ippool") == 5
+
+
 def test_a_store_that_cannot_be_opened(place: Place) -> None:
     def refused() -> Store:
         raise PermissionError
@@ -157,10 +166,10 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def open(self) -> Store:
+    def open(self) -> tuple[Store, str]:
         self.opened += 1
         self.now += self._cost
-        return self._place.store
+        return self._place.store, ""
 
 
 @pytest.mark.parametrize(("cost", "fresh"), [(0.01, FRESH), (2.0, 2.0 * SPARING)])

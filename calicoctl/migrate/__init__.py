@@ -1,0 +1,1 @@
+"""`calicoctl datastore migrate`: all records of a datastore to a text, and from it into another one."""
