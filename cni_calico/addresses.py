@@ -14,10 +14,12 @@ from cni_calico.netlink import host_networks
 from datastore import SECONDS
 from datastore.cluster import require_ready
 from datastore.frozen import frozen
+from datastore.settings import FILE
 from ipam.assign import Request, assign
 from ipam.audit.living import BOOT
 from ipam.audit.living import why_gone as proof
 from ipam.block import describe
+from ipam.borrowed import near_blocks
 from ipam.find import allocations, holdings
 from ipam.pool import Criteria, all_pools, default_pool, seedable
 from ipam.release import release
@@ -102,6 +104,14 @@ def given_since(store: Store, attachment: Attachment, moment: int) -> bool:
     return any(stamp(moment) < each <= stamp(time.time_ns()) for each in stamps)
 
 
+def tidy_up(call: Call, store: Store) -> None:
+    """Free what has rested and remove what nobody has, where the datastore is this node's alone. Raises StoreError."""
+    from ipam.collect import collect  # for GC only
+
+    if call.conf.datastore.kind == FILE:
+        collect(store)
+
+
 @frozen
 class Known:
     """What an attachment holds, and what is told of its pod: attributes of its allocations, or of other records."""
@@ -110,10 +120,14 @@ class Known:
     told: tuple[Mapping[str, str], ...]
 
 
-def attachments(store: Store, network: str, damaged: Callable[[Corrupt], object]) -> dict[Attachment, Known]:
-    """Return the attachments of a network with what they hold; blocks that cannot be read are told to `damaged`."""
-    found: dict[Attachment, Known] = {}
-    for allocation in allocations(store, damaged):
+def attachments(call: Call, store: Store, damaged: Callable[[Corrupt], object]) -> dict[Attachment, Known]:
+    """Return the attachments of the call's network with what they hold: all; in a datastore of many nodes this one's.
+
+    Blocks that cannot be read are told to `damaged`.
+    """
+    network, found = call.conf.name, dict[Attachment, Known]()
+    among = None if call.conf.datastore.kind == FILE else near_blocks(store, node.name(call.conf))
+    for allocation in allocations(store, damaged, among):
         owner = allocation.attribute.owner
         if owner.get("network") == network and "container" in owner and "interface" in owner:
             attachment = Attachment(network, owner["container"], owner["interface"])

@@ -19,7 +19,6 @@ from cni_calico.result import Ip, Result
 from datastore.cluster import require_ready
 from datastore.undo import Undo, all_of, fail
 from ipam.cidr import BITS
-from ipam.collect import collect
 from ipam.find import holdings
 
 TYPE_CHECKING = False
@@ -77,12 +76,12 @@ def gc(call: Call) -> None:
     store = addresses.store_of(call)
     require_ready(store)
     damaged: list[Corrupt] = []
-    held = addresses.attachments(store, call.conf.name, damaged.append)
+    held = addresses.attachments(call, store, damaged.append)
     with Socket() as host:
         living = one_by_one(node.name(call.conf), host)
         gone = [item for item in sorted(held, key=str) if addresses.why_gone(call, living, item, held[item])]
     releases = (partial(_release, call, store, item, held[item].addresses) for item in gone)
-    all_of(*releases, partial(collect, store), store.tidy, *(partial(fail, error) for error in damaged))
+    all_of(*releases, partial(addresses.tidy_up, call, store), store.tidy, *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:

@@ -102,8 +102,6 @@ def gc(call: Call) -> None:
 
     Where the runtime sends no list at all, only attachments whose pod is provably gone are removed (ipam/audit).
     """
-    from ipam.collect import collect  # for GC only
-
     store = addresses.store_of(call)
     require_ready(store)
     damaged: list[Corrupt] = []
@@ -114,7 +112,7 @@ def gc(call: Call) -> None:
              for item in sorted(known, key=str) if (item.container_id, item.ifname) not in valid]
     if call.conf.ipam.type != OUR_IPAM:
         steps.append(partial(_delegate().collect, call))
-    all_of(*steps, partial(collect, store), store.tidy, *(partial(fail, error) for error in damaged))
+    all_of(*steps, partial(addresses.tidy_up, call, store), store.tidy, *(partial(fail, error) for error in damaged))
 
 
 def status(call: Call) -> None:
@@ -281,11 +279,13 @@ def _known(
 ) -> dict[Attachment, addresses.Known]:
     """Return every attachment of the network that a record, an address or a link tells of, with what is told of it.
 
-    What a record of this node does not say of itself is what is true of everything that `calico` wires here and now.
+    A datastore of many nodes has too many records to look at all of them: there, an address or a link tells. What a
+    record of this node does not say of itself is what is true of everything that `calico` wires here and now.
     """
     told = {Attachment(*identity(wire.owner.attributes)): living.node for wire in living.wires}
-    told.update(endpoint.attachments(store, damaged))
-    found = addresses.attachments(store, call.conf.name, damaged)
+    if call.conf.datastore.kind == FILE:
+        told.update(endpoint.attachments(store, damaged))
+    found = addresses.attachments(call, store, damaged)
     for attachment, its_node in told.items():
         if attachment.network == call.conf.name:
             here = {BOOT: living.boot, **facts.traces(attachment)} if its_node == living.node else {}

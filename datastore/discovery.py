@@ -14,7 +14,10 @@ SERVICES = (("_etcd-client-ssl._tcp.", "https"), ("_etcd-client._tcp.", "http"))
 
 
 def look_up(name: str, seconds: float) -> list[tuple[int, int, str, int]]:
-    """Return priority, weight, target and port of each SRV record of a name; raises OSError when nobody answers."""
+    """Return priority, weight, target and port of each SRV record of a name; raises OSError when nobody answers.
+
+    An empty target says that there is no such service (RFC 2782).
+    """
     import dns.exception
     import dns.resolver
 
@@ -38,7 +41,7 @@ def discover(domain: str, seconds: float, look_up: Lookup = look_up) -> list[str
             records = sorted(look_up(service + domain, seconds), key=lambda item: (item[0], -item[1], item[2:]))
         except OSError as error:
             raise Unreachable(f"etcd's endpoints cannot be looked up: {service}{domain}: {error}") from error
-        found += [f"{scheme}://{target}:{port}" for _, _, target, port in records]
+        found += [f"{scheme}://{target}:{port}" for _, _, target, port in records if target]
     if not found:
         names = " nor ".join(service + domain for service, _ in SERVICES)
         raise Unreachable(f"etcd's endpoints cannot be looked up: there is no SRV record of {names}")

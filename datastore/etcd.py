@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 RANGE, TXN, STATUS = "/v3/kv/range", "/v3/kv/txn", "/v3/maintenance/status"
 PAGE_RECORDS, PAGE_KEYS = 200, 10_000
 MOST_CHANGES = 128  # etcd's own limit of one transaction (--max-txn-ops)
+MOST_SEEN = 256  # records of lists whose values are kept
 LOCK_SECONDS = 10.0  # the lock saves conflicts, nothing more: whoever waited so long goes on without
 DAMAGED = "/damaged"  # before the key of a record that was damaged, and the revision behind it
 
@@ -72,6 +73,8 @@ class EtcdStore:
         self._node, self._names, self._is_stale = "", frozenset[str](), False
         self._revision = 0  # of the latest answer
         self._high_water = HighWater(os.path.join(os.path.dirname(lock_file), "etcd-revision"))
+        self._seen: dict[str, Json] = {}  # what get and records gave
+        self._breaks = client.breaks
         self._patience = Patience(seconds)
         self._holds = Holds(os.path.join(os.path.dirname(lock_file), "held"))
         self._depth = 0
@@ -81,6 +84,7 @@ class EtcdStore:
         item = self._item(key)
         if item is None:
             raise Missing(f"{key} is not in etcd")
+        self._seen[key] = item
         return record_of(item)
 
     def create(self, key: str, value: Json) -> Record:
@@ -182,6 +186,7 @@ class EtcdStore:
         if not isinstance(other, EtcdStore):
             return
         self._node, self._names = other._node or self._node, self._names | other._names
+        self._breaks = min(self._breaks, other._breaks)
         if other._is_stale:
             self._forget()
             return
@@ -201,7 +206,8 @@ class EtcdStore:
         answers, revision = self._ranges([*changes(snapshot), *(_newer(key, kept[key]) for key in blocks),
                                           *whole(map(one, names))])
         split = len(snapshot.ranges)
-        if not is_current(snapshot, answers[:split], revision):
+        if self._cache.snapshot(node, self._client.breaks) is None or not is_current(
+                snapshot, answers[:split], revision):
             self._load(node, names)
             return
         self._snapshot = snapshot
@@ -250,11 +256,14 @@ class EtcdStore:
         self._refresh()
         if self._snapshot and self._snapshot.covers(prefix, end_of(prefix)):
             yield from self._snapshot.below(prefix, end_of(prefix))
-        else:
-            yield from self._pages(prefix, body)
+            return
+        for item in self._pages(prefix, body):
+            if len(self._seen) < MOST_SEEN and "value" in item:
+                self._seen[text(item["key"])] = item
+            yield item
 
-    def _call(self, path: str, body: Json) -> Answer:
-        return self._client.call(path, body, self._patience)
+    def _call(self, path: str, body: Json, again: Json | None = None) -> Answer:
+        return self._client.call(path, body, self._patience, again)
 
     def _pages(self, prefix: str, body: Json) -> Iterator[Json]:
         """Yield the key-values below a prefix, page by page, of one revision as long as that is not compacted."""
@@ -283,8 +292,10 @@ class EtcdStore:
         if len(success) > MOST_CHANGES:
             raise TooLarge(f"{len(success)} changes in one transaction: etcd takes {MOST_CHANGES}")
         failure = [{"request_range": {"key": b64(key)}} for key, _, _ in changes]
+        body = {"compare": compare, "success": success, "failure": failure}
+        again = {**body, "compare": [*compare, *self._as_read(compare)]}
         try:
-            answer = self._call(TXN, {"compare": compare, "success": success, "failure": failure})
+            answer = self._call(TXN, body if self._client.breaks == self._breaks else again, again)
         except BaseException:
             self._forget()
             raise
@@ -297,6 +308,18 @@ class EtcdStore:
             return _own_revision(changes, now)
         raise _refusal(changes, now)
 
+
+    def _as_read(self, compare: list[Json]) -> list[Json]:
+        """Return comparisons of records with what they were, beside those of their revisions; of blocks, if not of all.
+
+        They are for when a connection has broken: etcd may have been restored, and revisions are given anew then.
+        """
+        found = []
+        for item in sorted(compare, key=lambda each: not text(each["key"]).startswith(keys.BLOCKS)):
+            seen = self._seen.get(text(item["key"]))
+            if seen and seen["mod_revision"] == item.get("mod_revision"):
+                found.append({"key": item["key"], "target": "VALUE", "result": "EQUAL", "value": seen.get("value", "")})
+        return found[: MOST_CHANGES - len(compare)]
 
     def _forget(self) -> None:
         """Read anew from now on: what was read may have changed since."""

@@ -15,6 +15,7 @@ from threading import Lock
 from urllib.parse import urlsplit
 
 from datastore.api import Refused, Unreachable, Unwritable
+from datastore.etcdstream import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,8 +111,11 @@ class Client:
         self._context: ssl.SSLContext | None = None
         self.breaks = 0
 
-    def call(self, path: str, body: Json, patience: Patience) -> Answer:
-        """Return the answer to a request. Raises Unreachable, Refused, Compacted, TooLarge, Unwritable."""
+    def call(self, path: str, body: Json, patience: Patience, again: Json | None = None) -> Answer:
+        """Return the answer to a request. Raises Unreachable, Refused, Compacted, TooLarge, Unwritable.
+
+        again: for a write, what to ask in its place after an attempt that failed.
+        """
         data, doubtful, pause = json.dumps(body).encode(), False, FIRST_PAUSE
         failures: dict[str, _Failed] = {}
         while True:
@@ -122,11 +126,12 @@ class Client:
                 except _Failed as failed:
                     failures[endpoint] = failed
                     doubtful |= failed.sent
+                    data = json.dumps(again).encode() if again else data
                     self._prefer_others(endpoint)
                     if patience.left <= 0:
                         break
             if patience.left <= 0 or all(failed.lasting for failed in failures.values()):
-                raise _given_up(failures, doubtful)
+                raise _given_up(failures, doubtful and again is not None)
             time.sleep(min(pause, max(patience.left, 0)))
             patience.spend(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -140,16 +145,21 @@ class Client:
         for endpoint in self._in_turn(patience):
             try:
                 with patience.spending():
-                    connection = self._connected(endpoint, patience, new=True)
                     token = self._authenticated(endpoint, patience)
+                    connection = self._connected(endpoint, patience, new=True)
                     _send(connection, path, data, token, NEEDS_LEADER)
-                    connection.sock.settimeout(patience.limit(ANSWER_SECONDS))
-                    response = connection.getresponse()
             except (_Failed, OSError, http.client.HTTPException) as error:
                 failures[endpoint] = error if isinstance(error, _Failed) else _Failed(_told(error), sent=False)
                 self._broken(endpoint)
+                self._prefer_others(endpoint)
                 continue
-            yield from self._lines(endpoint, connection, response, silence)
+            try:
+                yield from lines(connection.sock, silence)
+            except (OSError, ValueError):
+                self._prefer_others(endpoint)
+            finally:
+                connection.close()
+                self._broken(endpoint)
             return
         raise _given_up(failures, doubtful=False)
 
@@ -164,28 +174,6 @@ class Client:
     def __del__(self) -> None:
         """End the connections with the last store that had the client."""
         self.close()
-
-    def _lines(
-        self, endpoint: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, silence: float
-    ) -> Iterator[Json]:
-        rest = b""
-        try:
-            while True:
-                connection.sock.settimeout(silence)
-                try:
-                    piece = response.read1(1 << 16)
-                except TimeoutError:
-                    yield {}
-                    continue
-                if not piece:
-                    return
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from map(json.loads, filter(None, lines))
-        except (OSError, http.client.HTTPException, ValueError):
-            return
-        finally:
-            connection.close()
-            self._broken(endpoint)
 
     def _in_turn(self, patience: Patience) -> list[str]:
         """Return the endpoints, the one that answered last first."""

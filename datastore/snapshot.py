@@ -85,9 +85,14 @@ class Cache:
 
 
 def ranges_of(node: str) -> tuple[Range, ...]:
-    """Return what an ADD of a node reads before it takes an address: settings, pools, reservations, its own records."""
+    """Return what an ADD of a node reads before it takes an address: settings, pools, reservations, its own records.
+
+    Small ones: etcd reads all records of a range to tell which is newest.
+    """
     return (
-        (f"{keys.RESOURCES}/clusterinformations/", end_of(keys.IPRESERVATIONS)),
+        one(keys.CLUSTER_INFORMATION),
+        (keys.IPPOOLS, end_of(keys.IPPOOLS)),
+        (keys.IPRESERVATIONS, end_of(keys.IPRESERVATIONS)),
         one(keys.node(node)),
         one(keys.IPAM_CONFIG),
         one(keys.host(node)),

@@ -23,9 +23,9 @@ def context_of(settings: Etcd) -> ssl.SSLContext:
     context = _trusting(settings)
     if settings.cert or settings.cert_file:
         with ExitStack() as opened:
-            cert = opened.enter_context(_in_memory(settings.cert)) if settings.cert else settings.cert_file
-            key = opened.enter_context(_in_memory(settings.key)) if settings.key else settings.key_file
             try:
+                cert = opened.enter_context(_in_memory(settings.cert)) if settings.cert else settings.cert_file
+                key = opened.enter_context(_in_memory(settings.key)) if settings.key else settings.key_file
                 context.load_cert_chain(cert, key, password=lambda: b"")  # never ask at a terminal
             except (OSError, ValueError) as error:
                 raise Refused(f"etcd's client certificate {settings.cert_file or 'in the settings'} with key "
@@ -36,7 +36,7 @@ def context_of(settings: Etcd) -> ssl.SSLContext:
 def _trusting(settings: Etcd) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=settings.ca_cert_file or None, cadata=settings.ca_cert or None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a text that is not ASCII
         raise Refused(f"etcd's CA certificate {settings.ca_cert_file or 'in the settings'} cannot be used: "
                       f"{_told(error)}") from error
 

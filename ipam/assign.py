@@ -10,6 +10,7 @@ from datastore.undo import Undo
 from ipam import configuration
 from ipam.affinity import ATTEMPTS, Present, claim, read_block
 from ipam.block import give, held_of, host_affinity
+from ipam.borrowed import remember_borrowed
 from ipam.cidr import BITS, block_at, parse_cidr
 from ipam.cooldown import settled
 from ipam.count import count_change, handle_record
@@ -27,7 +28,7 @@ from ipam.pool import (
 )
 from ipam.release import take_back
 from ipam.reservation import held_by_upgrade
-from ipam.staircase import Plan, Room, plan_of, remember, remember_borrowed, steps
+from ipam.staircase import Plan, Room, plan_of, remember, steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,10 @@ from ipam.cooldown import settled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from datastore.api import Record, Store
+    from ipam.cidr import Cidr
 
 
 def collect(store: Store) -> int:
@@ -25,17 +28,26 @@ def collect(store: Store) -> int:
 
     Damaged blocks, and those that others are writing, are passed over. Raises Unwritable, Busy.
     """
-    changed = 0
     with store.exclusive():
         _drop_idle_handles(store)
-        try:
-            seconds = configuration.load(store).cooldown_seconds
-        except Corrupt:
-            return 0  # how long a rest is, is not known
-        for family in (4, 6):
-            for key in store.keys(keys.blocks(family)):
-                with suppress(Conflict, Missing, Corrupt):
-                    changed += _collect(store, store.get(key), seconds)
+        return _collect_all(store, (key for family in (4, 6) for key in store.keys(keys.blocks(family))))
+
+
+def collect_blocks(store: Store, cidrs: Iterable[Cidr]) -> int:
+    """Do the same to these blocks alone, not to handles. Raises Unwritable, Busy."""
+    with store.exclusive():
+        return _collect_all(store, (keys.block(cidr.family, str(cidr)) for cidr in cidrs))
+
+
+def _collect_all(store: Store, names: Iterable[str]) -> int:
+    changed = 0
+    try:
+        seconds = configuration.load(store).cooldown_seconds
+    except Corrupt:
+        return 0  # how long a rest is, is not known
+    for key in names:
+        with suppress(Conflict, Missing, Corrupt):
+            changed += _collect(store, store.get(key), seconds)
     return changed
 
 

@@ -11,7 +11,7 @@ from ipam.count import handle_blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from datastore.api import Store
     from datastore.model import Attribute, Block
@@ -28,17 +28,22 @@ class Allocation:
     sequence: int | None
 
 
-def allocations(store: Store, damaged: Callable[[Corrupt], object]) -> Iterator[Allocation]:
-    """Yield every address in use, block by block; a block that cannot be read is told to `damaged`, and passed over."""
-    for family in (4, 6):
-        for cidr in sorted(block_cidrs(store, family), key=str):
-            try:
-                stored = read_block(store, cidr)
-            except Corrupt as error:
-                damaged(error)
-                continue
-            if stored:
-                yield from _in_block(stored[0])
+def allocations(
+    store: Store, damaged: Callable[[Corrupt], object], among: Iterable[Cidr] | None = None
+) -> Iterator[Allocation]:
+    """Yield every address in use, block by block; a block that cannot be read is told to `damaged`, and passed over.
+
+    among: the blocks to look at, None for all.
+    """
+    everywhere = (cidr for family in (4, 6) for cidr in sorted(block_cidrs(store, family), key=str))
+    for cidr in everywhere if among is None else among:
+        try:
+            stored = read_block(store, cidr)
+        except Corrupt as error:
+            damaged(error)
+            continue
+        if stored:
+            yield from _in_block(stored[0])
 
 
 def holdings(store: Store, owner: Owner) -> list[Allocation]:

@@ -9,7 +9,7 @@ from datastore.api import Conflict, Corrupt, Missing, Torn
 from ipam import configuration
 from ipam.affinity import cidrs_of, give_up, own_blocks
 from ipam.cidr import parse_cidr
-from ipam.collect import collect
+from ipam.collect import collect_blocks
 from ipam.errors import BadRequest, Contended
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def remove_node(store: Store, node: str) -> list[Cidr]:
         raise BadRequest(f'"{node}" is no name of a node')
     with store.exclusive():
         freed = release_host(store, node)
-        collect(store)
+        collect_blocks(store, freed)
         for _ in range(ATTEMPTS):
             try:
                 store.delete(keys.host(node), store.get(keys.host(node)).revision)
@@ -72,7 +72,7 @@ def delete_pool(store: Store, name: str) -> list[Cidr]:
     with store.exclusive():
         value = _disable(store, name)
         freed = release_pool(store, parse_cidr(value["spec"]["cidr"]))
-        collect(store)
+        collect_blocks(store, freed)
         for _ in range(ATTEMPTS):
             record = store.get(keys.ippool(name))
             with suppress(Conflict):

@@ -16,7 +16,6 @@ from datastore.frozen import frozen, replace
 from datastore.model import block_of
 from ipam import configuration, host
 from ipam.affinity import (
-    ATTEMPTS,
     CLAIM_TIME,
     Present,
     block_cidrs,
@@ -178,15 +177,6 @@ def remember(store: Store, plan: Plan, cidr: Cidr) -> None:
         host.save(store, plan.node, replace(memory, room={**memory.room, plan.memory: str(cidr)}), revision)
 
 
-def remember_borrowed(store: Store, node: str, cidr: str) -> None:
-    """Note, before it is done, that the node takes from a block of another: after a reboot it looks there, too."""
-    for _ in range(ATTEMPTS):
-        memory, revision = host.load(store, node)
-        borrowed = (*memory.borrowed, cidr)
-        if cidr in memory.borrowed or host.save(store, node, replace(memory, borrowed=borrowed), revision):
-            return
-
-
 def _remembered(store: Store, plan: Plan) -> Room | None:
     """Return the block that was assigned from last, if it still is the node's, in a pool chosen, and has room.
 
@@ -265,8 +255,7 @@ def _made_own(store: Store, plan: Plan) -> Iterator[Stored | None]:
 
     Blocks of the pool's former size are never made again, but make room for others.
     """
-    for cidr in _unclaimed(store, plan):
-        yield _claimed(store, plan, cidr)
+    yield from _made(store, plan)
     room_made = False
     for block, revision in _reclaimable(store, plan):
         cidr = parse_cidr(block.cidr)
@@ -275,8 +264,16 @@ def _made_own(store: Store, plan: Plan) -> Iterator[Stored | None]:
         else:
             room_made |= _made_way(store, plan, block, revision)
     if room_made:
-        for cidr in _unclaimed(store, plan):
-            yield _claimed(store, plan, cidr)
+        yield from _made(store, plan)
+
+
+def _made(store: Store, plan: Plan) -> Iterator[Stored | None]:
+    """Claim blocks that share no address with any there is.
+
+    They are not looked at anew each: as long as its pool is as it was, only blocks of the same size can be made in it.
+    """
+    for cidr in _unclaimed(store, plan):
+        yield claim(store, plan.node, cidr, pool=plan.pool_at(cidr))
 
 
 def _claimed(store: Store, plan: Plan, cidr: Cidr) -> Stored | None:

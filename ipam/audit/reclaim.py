@@ -13,13 +13,13 @@ from datastore.api import Conflict, Corrupt, Missing
 from datastore.frozen import replace
 from datastore.model import CONFIRMED, affinity_of
 from datastore.resources import endpoint_of
-from ipam import host
 from ipam.affinity import block_cidrs, own_blocks
 from ipam.audit.endpoints import identity_of
 from ipam.audit.living import BOOT, IDENTITY, VETH, identity, why_gone
 from ipam.audit.survey import FAMILIES, in_use, read
 from ipam.audit.tally import Tally
 from ipam.block import host_affinity
+from ipam.borrowed import near_blocks
 from ipam.errors import Changed
 from ipam.find import Allocation, held_by_handle
 from ipam.release import Wanted, release_addresses
@@ -89,7 +89,7 @@ def reclaim_own(
     For a datastore of many nodes, which no power cut of this one can damage. `forget` removes the endpoint record that
     belongs to an allocation's attributes. Return what was freed, and whether all is done. Raises StoreError.
     """
-    seen = _look(store, living, _near(store, living.node))
+    seen = _look(store, living, map(str, near_blocks(store, living.node)))
     for item in seen.left:
         forget(item.attribute.owner)
     freed = _release_left(store, seen)
@@ -102,17 +102,11 @@ def gone(store: Store, living: Living) -> list[Allocation]:
     A block that cannot be read is passed over.
     """
     found = []
-    for cidr in _near(store, living.node):
+    for cidr in map(str, near_blocks(store, living.node)):
         with suppress(Corrupt):
             block = read(store, cidr)
             found += [Allocation(*item) for item in in_use(block)] if block else []
     return [item for item in found if why_gone(item.attribute.owner, living)]
-
-
-def _near(store: Store, node: str) -> list[str]:
-    """Return the blocks in which the node may have addresses."""
-    own = (str(cidr) for family in FAMILIES for cidr in own_blocks(store, node, family))
-    return list(dict.fromkeys((*own, *host.load(store, node)[0].borrowed)))
 
 
 def _release_left(store: Store, seen: Seen) -> tuple[Address, ...]:

@@ -45,8 +45,9 @@ from .allocator_judge import (
     judge_release,
     judge_together,
 )
-from .allocator_kit import STEPS, Died, Dying, Outcome, Unheard, interleave
+from .allocator_kit import STEPS, Action, Died, Dying, Outcome, Unheard, interleave
 from .allocator_model import ADDRESSES, COOLDOWNS, NODES, SELECTORS, USES, ZONES, World, pools
+from .stores import QuickStore
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 ROUNDS, EXAMPLES, STEP_COUNT = (40, 560, 50) if NIGHTLY else (1, 200, 50)
@@ -81,14 +82,22 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(self.new_store())
         STEPS["examples"] += 1
         STEPS["steps"] -= 1  # `agree` is asked before the first step as well
+
+    def new_store(self) -> QuickStore:
+        """Return what everything is asked of, with nothing in it; another kind: test_allocator_etcd.py."""
+        return QuickStore()
+
+    def way(self, deed: Deed) -> Action:
+        """Return how a deed is done on a store."""
+        return deed.run
 
     def _do(self, deed: Deed) -> tuple[Any, Outcome]:
         """Run a deed; return what was there before and what came of it."""
         outcome = Outcome()
-        outcome.finish(deed.run, self.world.store)
+        outcome.finish(self.way(deed), self.world.store)
         return self.world.look(), outcome
 
     @rule(deed=assigns)
@@ -180,7 +189,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def die(self, deed: Deed, writes: int) -> None:
         """A process dies before one of its writes."""
         outcome = Outcome()
-        outcome.finish(deed.run, Dying(self.world.store, writes))
+        outcome.finish(self.way(deed), Dying(self.world.store, writes))
         if isinstance(outcome.error, Died):
             self.world.unfinished = True
             self.world.torn.update(deed.handles)
@@ -190,7 +199,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def miss_an_answer(self, deed: Deed, writes: int) -> None:
         """A write is made, but answered with an error: who asked for addresses has none then."""
         outcome = Outcome()
-        outcome.finish(deed.run, Unheard(self.world.store, writes))
+        outcome.finish(self.way(deed), Unheard(self.world.store, writes))
         self.world.unfinished = True
         before = self.world.look()
         judge_dead(self.world, before, [deed])
@@ -211,7 +220,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     def _race(self, deeds: Sequence[Deed], schedule: bytes, mortal: bool) -> None:
         deeds = [self.world.fitted(deed) for deed in deeds]
-        outcomes = interleave(self.world.store, [deed.run for deed in deeds], schedule, mortal)
+        outcomes = interleave(self.world.store, list(map(self.way, deeds)), schedule, mortal)
         self.world.unfinished = True
         if any(isinstance(outcome.error, Died) for outcome in outcomes):
             self.world.torn.update(f"net.{name}" for name in NAMES)
