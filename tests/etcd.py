@@ -21,11 +21,15 @@ from typing import Any
 from datastore.settings import ETCD, Etcd, Settings
 
 START_SECONDS, END_SECONDS = 60.0, 20.0
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")  # with the thread that began it: no server outlives its test
 
 
 @dataclass
 class Member:
-    """One server of a cluster. prefix: a command to run it below, e.g. `ip netns exec NAME`; host: its address."""
+    """One server of a cluster. prefix: a command to run it below, e.g. `ip netns exec NAME`; host: its address.
+
+    env: more of its environment.
+    """
 
     name: str
     folder: Path
@@ -33,6 +37,7 @@ class Member:
     scheme: str = "http"
     extra: Sequence[str] = ()
     prefix: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[int, int] = (0, 0)
     process: subprocess.Popen[bytes] | None = None
     cluster: str = ""
@@ -61,18 +66,26 @@ class Member:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, "etcd", "--name", self.name, "--data-dir", str(self.data),
+                [*DIES_WITH_US, *self.prefix, "etcd", "--name", self.name, "--data-dir", str(self.data),
                  "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
                  "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer,
                  "--initial-cluster", self.cluster or f"{self.name}={self.peer}", "--initial-cluster-state", state,
                  "--unsafe-no-fsync", *self.extra],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": "arm64"})
+                env={"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": "arm64", **self.env})
 
     def signal(self, number: int) -> None:
         """Send a signal to the server (which `prefix` has exec'd)."""
         assert self.process
         os.kill(self.process.pid, number)
+
+    def pause(self) -> None:
+        """Have it stand still, with all its connections open."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""
