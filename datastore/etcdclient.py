@@ -52,10 +52,19 @@ class TooLarge(Unwritable):
 
 
 class Patience:
-    """How many seconds of waiting for servers that do not answer are left, of all calls that share it."""
+    """How many seconds of waiting for servers that do not answer are left, of all calls that share it.
+
+    others: how many servers are still to be asked after the one that is; something is left for each of them.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self.left = seconds
+        self.left, self.others = seconds, 0
+
+    def among(self, endpoints: list[str]) -> Iterator[str]:
+        """Yield the endpoints, with patience for those that come after."""
+        for number, endpoint in enumerate(endpoints):
+            self.others = len(endpoints) - 1 - number
+            yield endpoint
 
     @contextmanager
     def spending(self) -> Iterator[None]:
@@ -73,7 +82,7 @@ class Patience:
 
     def limit(self, most: float) -> float:
         """Return how long something may last that should not last longer than `most`."""
-        return max(SHORTEST, min(most, self.left if self.left > 0 else LAST_SECONDS))
+        return max(SHORTEST, min(most, (self.left if self.left > 0 else LAST_SECONDS) / (1 + self.others)))
 
 
 class Answer:
@@ -119,7 +128,7 @@ class Client:
         data, doubtful, pause = json.dumps(body).encode(), False, FIRST_PAUSE
         failures: dict[str, _Failed] = {}
         while True:
-            for endpoint in self._in_turn(patience):
+            for endpoint in patience.among(self._in_turn(patience)):
                 try:
                     with patience.spending():
                         return Answer(self._ask(endpoint, path, data, patience), doubtful)
@@ -142,7 +151,7 @@ class Client:
         silence: how many seconds it may say nothing before an empty object is yielded in its place.
         """
         data, failures = json.dumps(body).encode(), {}
-        for endpoint in self._in_turn(patience):
+        for endpoint in patience.among(self._in_turn(patience)):
             try:
                 with patience.spending():
                     token = self._authenticated(endpoint, patience)
