@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar, cast
@@ -23,10 +24,10 @@ from cni_calico.netlink import Refusal, Socket
 from cni_calico.skel import Call
 from cni_calico.world import Declined, World
 from datastore import SECONDS, keys
-from datastore.api import Busy, Change, Conflict, Exists, Missing, Store, UnsupportedDatastore
+from datastore.api import Busy, Change, Conflict, Exists, Missing, Store, Unreachable, UnsupportedDatastore
 from datastore.draft import Draft
 from datastore.etcd import EtcdStore
-from datastore.etcdclient import Client
+from datastore.etcdclient import Client, TooLarge
 from datastore.file import FileStore
 from datastore.lock import busy, flock
 from datastore.settings import ETCD, FILE, Etcd, Settings
@@ -34,7 +35,7 @@ from datastore.snapshot import Cache
 
 MOST_LINKS = 256  # deleted at once: the kernel holds its routing lock meanwhile
 MOST_CHANGES = 64  # assignments or releases in one lot: the others' latency
-TRIES = 3  # of a lot, where another host has written to its block meanwhile
+TRIES = 4  # of a lot, where another host has written to its block meanwhile, or it was too large
 LOST_RACE = (Conflict, Exists, Missing)
 T = TypeVar("T")
 Step = Callable[[Store], Any]
@@ -207,6 +208,11 @@ def _lot(store: Store, order: Callable[[Change], int], steps: Sequence[Step]) ->
             store.commit(*sorted(draft.changes(), key=order))
         except LOST_RACE:
             continue
+        except TooLarge:
+            steps = steps[: max(1, len(steps) // 2)]
+            continue
+        except Unreachable as error:
+            return [copy(error) for _ in steps]  # nobody else would reach it either; each takes back what it may have
         except Exception:
             break
         return outcomes

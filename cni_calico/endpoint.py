@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from cni_calico.args import Attachment
 from datastore import keys
-from datastore.api import Conflict, Corrupt, Exists, Missing
+from datastore.api import Change, Conflict, Corrupt, Exists, Missing
 from datastore.frozen import frozen, replace
 from datastore.resources import Endpoint, endpoint_json, endpoint_of
+from ipam.count import handle_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def save(store: Store, node: str, args: Args, wire: Wire, wired: Wired) -> None:
     endpoint = endpoint_for(node, args.pod, args.namespace, wire.attachment, tuple(map(str, wire.addresses)))
     endpoint = replace(endpoint, mac=wired.pod_mac, source_table=wired.source_table)
     key = keys.workload_endpoint(endpoint.namespace, endpoint.name)
+    handle = handle_record(store, attachment_of(endpoint).owner({}).handle_id)
+    given = [Change(handle.key, None, handle.revision, keep=True)] if handle else []
     try:
-        store.create(key, endpoint_json(endpoint))
+        store.commit(*given, Change(key, endpoint_json(endpoint), None))
     except Exists:
         with store.exclusive():
             store.update(key, endpoint_json(endpoint), store.get(key).revision)

@@ -43,6 +43,7 @@ def once_a_boot(call: Call, store: Store) -> bool:
         return False
     require_ready(store)
     with store.hold("reclaim", HOLD_SECONDS):
+        store.prepare(name)  # others may have done it meanwhile
         if host.load(store, name)[0].boot != boot and _recover(call, store, name):
             memory, revision = host.load(store, name)
             host.save(store, name, replace(memory, boot=boot, borrowed=()), revision)

@@ -46,8 +46,8 @@ def set_right(store: Store, name: str, log: Log) -> None:
         living = facts.everything(name)
         for wire in living.wires:
             _assert(store, living, wire, log)
-        with Socket() as host:
-            released = _release_gone(store, facts.looked_up(living, host))
+        with Socket() as host:  # a DEL may have unwired meanwhile what was just given back to it
+            released = _release_gone(store, facts.looked_up(facts.everything(name), host))
         store.accept()
     log.info("set right after etcd was set back", pods=len(living.wires), released=",".join(released))
 
@@ -82,7 +82,7 @@ def _assert(store: Store, living: Living, wire: Wire, log: Log) -> None:
 
 def _give(store: Store, name: str, owner: Owner, address: Address, log: Log) -> None:
     try:
-        assign(store, Request(name, owner, families=(), addresses=(address,), use=""))
+        assign(store, Request(name, owner, families=(), addresses=(address,), use="", regardless=True))
     except IpamError as error:
         log.error("a pod of this node has an address that is another's since etcd was set back; delete the pod",
                   address=str(address), handle=owner.handle_id, why=str(error))

@@ -35,6 +35,7 @@ class Draft:
         self._read: dict[str, Record | None] = {}
         self._written: dict[str, tuple[Json | None, int]] = {}
         self._lists: dict[str, list[str]] = {}
+        self._kept: set[str] = set()
         self._revision = 0
 
     def get(self, key: str) -> Record:
@@ -63,6 +64,9 @@ class Draft:
         for change in changes:
             self._require(change)
         for change in changes:
+            if change.keep:
+                self._kept.add(change.key)
+                continue
             self._revision -= 1
             self._written[change.key] = change.value, self._revision
             if change.revision is None or change.value is None:
@@ -132,6 +136,9 @@ class Draft:
     def changes(self) -> list[Change]:
         """Return what is to be written to the store, nothing for what came and went."""
         found = []
+        for key in sorted(self._kept - self._written.keys()):
+            base = self._base(key)
+            found.append(Change(key, None, base.revision if base else None, keep=True))
         for key, (value, _) in self._written.items():
             base = self._base(key)
             if value is not None or base is not None:
@@ -142,7 +149,7 @@ class Draft:
         """Raise unless the change is one for a draft, of what it was made for."""
         current = self._current(change.key)
         is_owner_s = change.key.startswith((keys.HANDLES, keys.WORKLOAD_ENDPOINTS))
-        if not is_owner_s and (change.revision is None or change.value is None or change.keep):
+        if not is_owner_s and not change.keep and (change.revision is None or change.value is None):
             raise Beyond(change.key)
         if change.revision is None:
             if current:

@@ -7,13 +7,26 @@ only one succeeds, on whatever machine. What must not happen twice on one node a
 from __future__ import annotations
 
 import os
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from contextlib import contextmanager, suppress
 
-from datastore import SECONDS, keys
-from datastore.api import Busy, Conflict, Corrupt, Exists, Missing, Record, Torn, Unwritable
+from datastore import SECONDS, highwater, keys
+from datastore.api import Busy, Corrupt, Missing, Record, Torn, Unreachable, Unwritable
+from datastore.cluster import cluster_of, require_ready
 from datastore.etcdclient import Client, Compacted, Patience, TooLarge
-from datastore.highwater import HighWater
+from datastore.etcdtxn import (
+    item_in,
+    name_only,
+    newer,
+    newest,
+    operation,
+    own_revision,
+    refusal,
+    revisions_in,
+    unchanged,
+)
+from datastore.filename import name_of
+from datastore.highwater import HighWater, Seen
 from datastore.holds import Holds
 from datastore.jsontext import dumps
 from datastore.lock import flock
@@ -39,6 +52,7 @@ if TYPE_CHECKING:
 
     from datastore.api import Change, Held, Json, Store
     from datastore.etcdclient import Answer
+    from datastore.etcdtxn import Written
     from datastore.settings import Settings
     from datastore.snapshot import Snapshot
 
@@ -47,6 +61,7 @@ if TYPE_CHECKING:
 RANGE, TXN, STATUS = "/v3/kv/range", "/v3/kv/txn", "/v3/maintenance/status"
 PAGE_RECORDS, PAGE_KEYS = 200, 10_000
 MOST_CHANGES = 128  # etcd's own limit of one transaction (--max-txn-ops)
+MOST_AT_ONCE = 96  # records that are read together, beside what decides on addresses
 MOST_SEEN = 256  # records of lists whose values are kept
 LOCK_SECONDS = 10.0  # the lock saves conflicts, nothing more: whoever waited so long goes on without
 DAMAGED = "/damaged"  # before the key of a record that was damaged, and the revision behind it
@@ -71,8 +86,10 @@ class EtcdStore:
         self._snapshot: Snapshot | None = None
         self._read: dict[str, Json | None] = {}
         self._node, self._names, self._is_stale = "", frozenset[str](), False
+        self._others = frozenset[str]()  # what those read who share with this one
         self._revision = 0  # of the latest answer
-        self._high_water = HighWater(os.path.join(os.path.dirname(lock_file), "etcd-revision"))
+        self._high_water = HighWater(os.path.join(os.path.dirname(lock_file), "etcd-seen"))
+        self._mark, self._mark_name = Seen(), ""
         self._seen: dict[str, Json] = {}  # what get and records gave
         self._breaks = client.breaks
         self._patience = Patience(seconds)
@@ -101,7 +118,7 @@ class EtcdStore:
 
     def commit(self, *changes: Change) -> None:
         """Write several records in one transaction; raises Exists, Conflict, Missing, TooLarge."""
-        kept = [_unchanged(change.key, change.revision) for change in changes if change.keep]
+        kept = [unchanged(change.key, change.revision) for change in changes if change.keep]
         written = [(change.key, change.value, change.revision) for change in changes if not change.keep]
         if written:
             self._write(written, kept)
@@ -130,7 +147,7 @@ class EtcdStore:
             raise Missing(f"{torn.key} is not in etcd")
         revision = int(found[0]["mod_revision"])
         kept = {"key": b64(f"{DAMAGED}{torn.key}/{revision}"), "value": found[0].get("value", "")}
-        self._transact([_unchanged(torn.key, revision)], [{"request_put": kept}, _operation(torn.key, value)],
+        self._transact([unchanged(torn.key, revision)], [{"request_put": kept}, operation(torn.key, value)],
                        [(torn.key, value, revision)])
 
     @contextmanager
@@ -170,52 +187,72 @@ class EtcdStore:
         One round trip; two where something has changed since the node's last verb. Tell whether etcd was restored.
         """
         self._node, self._names = node, self._names | set(names)
-        before = self._high_water.seen()
-        self._prepare(node, sorted(self._names))
-        if self._revision < before:
+        before, self._revision = self._high_water.all(), 0
+        marks = [seen for name, seen in before.items() if seen.block and name.endswith(name_of(f"-{node}"))]
+        revisions = self._prepare(node, sorted(self._names), [seen.block for seen in marks])
+        self._mark_name = self._name_of_mark()
+        mark = before.get(self._mark_name, Seen())
+        now = revisions.get(mark.block, mark.block_revision)  # one that is gone tells nothing
+        if self._revision < mark.revision or now < mark.block_revision:
             return True
-        self._high_water.note(self._revision)
+        self._note(Seen(self._revision))
         return False
 
     def accept(self) -> None:
         """Have `prepare` take etcd as it is now for the newest."""
-        self._high_water.note(self._revision, lower=True)
+        self._note(Seen(self._revision), lower=True)
 
     def share(self, other: Store) -> None:
-        """Know what another store of the same cluster has read or written for its verb."""
+        """Know what another store of the same cluster has read or written for its verb, as far as it matters here."""
         if not isinstance(other, EtcdStore):
             return
-        self._node, self._names = other._node or self._node, self._names | other._names
-        self._breaks = min(self._breaks, other._breaks)
+        self._node, self._mark_name = other._node or self._node, other._mark_name or self._mark_name
+        self._others |= other._names
+        self._breaks, self._revision = min(self._breaks, other._breaks), max(self._revision, other._revision)
+        if not self._names:  # of nobody's own verb
+            self._patience = min(self._patience, other._patience, key=lambda each: each.left)
         if other._is_stale:
             self._forget()
             return
         for key, item in other._read.items():
-            self._read[key] = _newest(item, self._read.get(key))
+            if not self._names or key in self._names or key.startswith(keys.BLOCKS):
+                self._read[key] = newest(item, self._read.get(key))
         if other._snapshot is None or self._snapshot is None or other._snapshot.revision > self._snapshot.revision:
             self._snapshot = other._snapshot
 
-    def _prepare(self, node: str, names: list[str]) -> None:
+    def _prepare(self, node: str, names: list[str], marks: Sequence[str] = ()) -> dict[str, int]:
+        """Read what `prepare` promises; return the revisions that the marks, other keys, have now."""
         self._is_stale = False
         snapshot = self._cache.snapshot(node, self._client.breaks)
         if snapshot is None:
-            self._load(node, names)
-            return
+            return self._load(node, names, marks)
         blocks = next_blocks(snapshot, node)
         kept = {key: self._cache.block(key) for key in blocks}
-        answers, revision = self._ranges([*changes(snapshot), *(_newer(key, kept[key]) for key in blocks),
-                                          *whole(map(one, names))])
-        split = len(snapshot.ranges)
+        answers, revision = self._ranges([*changes(snapshot), *(newer(key, kept[key]) for key in blocks),
+                                          *whole(map(one, names)), *map(name_only, marks)])
+        split, end = len(snapshot.ranges), len(answers) - len(marks)
         if self._cache.snapshot(node, self._client.breaks) is None or not is_current(
                 snapshot, answers[:split], revision):
-            self._load(node, names)
-            return
+            return self._load(node, names, marks)
         self._snapshot = snapshot
-        for key, answer in zip((*blocks, *names), answers[split:], strict=True):
+        for key, answer in zip((*blocks, *names), answers[split:end], strict=True):
             found = answer.get("kvs") or ([kept[key]] if int(answer.get("count", 0)) and kept.get(key) else [None])
             self._read[key] = found[0]
         for key in blocks:
             self._cache.keep_block(key, self._read[key])
+        return revisions_in(answers[end:])
+
+    def _note(self, seen: Seen, lower: bool = False) -> None:
+        if self._mark_name:
+            self._high_water.note(self._mark_name, seen, lower)
+
+    def _name_of_mark(self) -> str:
+        """Return under which name this node keeps what it has seen of this datastore, empty where that has no GUID."""
+        try:
+            cluster = cluster_of(self)
+        except Corrupt:
+            return ""
+        return highwater.name(cluster.guid, self._node) if cluster else ""
 
     def check_writable(self) -> None:
         """Raise Unreachable when no majority of servers answers, and Unwritable when one has no room left."""
@@ -225,19 +262,19 @@ class EtcdStore:
             raise Unwritable("etcd takes no writes: it has no room left (alarm NOSPACE); compact and defragment it, or "
                              "raise its quota, then `etcdctl alarm disarm`")
 
-    def _load(self, node: str, names: list[str]) -> None:
-        """Read all that `prepare` promises."""
+    def _load(self, node: str, names: list[str], marks: Sequence[str]) -> dict[str, int]:
+        """Do the same without anything to go by."""
         ranges, breaks = ranges_of(node), self._client.breaks
-        answers, revision = self._ranges(whole((*ranges, *map(one, names))))
-        self._snapshot = taken(ranges, answers[: len(ranges)], revision, breaks)
+        answers, revision = self._ranges([*whole((*ranges, *map(one, names))), *map(name_only, marks)])
+        self._snapshot, end = taken(ranges, answers[: len(ranges)], revision, breaks), len(answers) - len(marks)
         self._cache.keep(node, self._snapshot)
-        for key, answer in zip(names, answers[len(ranges) :], strict=True):
+        for key, answer in zip(names, answers[len(ranges) : end], strict=True):
             self._read[key] = (answer.get("kvs") or [None])[0]
+        return revisions_in(answers[end:])
 
     def _ranges(self, requests: list[Json]) -> tuple[list[Json], int]:
         """Return the answers to requests for ranges, all of one revision, and that revision."""
         answer = self._call(TXN, {"success": requests})
-        self._revision = answer.revision
         return [item.get("response_range", {}) for item in answer.body["responses"]], answer.revision
 
     def _item(self, key: str) -> Json | None:
@@ -245,7 +282,7 @@ class EtcdStore:
         self._refresh()
         if key in self._read:
             item = self._read[key]
-            return _newest(item, self._cache.block(key)) if key.startswith(keys.BLOCKS) else item
+            return newest(item, self._cache.block(key)) if key.startswith(keys.BLOCKS) else item
         if self._snapshot and self._snapshot.covers(*one(key)):
             return self._snapshot.items.get(key)
         found: list[Json] | None = self._call(RANGE, {"key": b64(key)}).body.get("kvs")
@@ -263,7 +300,14 @@ class EtcdStore:
             yield item
 
     def _call(self, path: str, body: Json, again: Json | None = None) -> Answer:
-        return self._client.call(path, body, self._patience, again)
+        """Ask; a majority answers all but STATUS, and never with an older revision unless etcd was restored."""
+        answer = self._client.call(path, body, self._patience, again)
+        if path != STATUS:
+            if answer.revision < self._revision:
+                raise Unreachable(f"etcd was set back to an older copy just now (revision {answer.revision} after "
+                                  f"{self._revision}); try again")
+            self._revision = answer.revision
+        return answer
 
     def _pages(self, prefix: str, body: Json) -> Iterator[Json]:
         """Yield the key-values below a prefix, page by page, of one revision as long as that is not compacted."""
@@ -281,17 +325,18 @@ class EtcdStore:
                 return
             start, revision = text(found[-1]["key"]) + "\0", revision or answer.revision
 
-    def _write(self, changes: list[tuple[str, Json | None, int | None]], kept: Sequence[Json] = ()) -> int:
+    def _write(self, changes: Sequence[Written], kept: Sequence[Json] = ()) -> int:
         """Make all these changes, or none; return the revision they have. Raises as `commit`."""
-        return self._transact([*kept, *(_unchanged(key, revision) for key, _, revision in changes)],
-                              [_operation(key, value) for key, value, _ in changes], changes)
+        return self._transact([*kept, *(unchanged(key, revision) for key, _, revision in changes)],
+                              [operation(key, value) for key, value, _ in changes], changes)
 
     def _transact(
-        self, compare: list[Json], success: list[Json], changes: list[tuple[str, Json | None, int | None]]
+        self, compare: list[Json], success: list[Json], changes: Sequence[Written]
     ) -> int:
         if len(success) > MOST_CHANGES:
             raise TooLarge(f"{len(success)} changes in one transaction: etcd takes {MOST_CHANGES}")
         failure = [{"request_range": {"key": b64(key)}} for key, _, _ in changes]
+        compare = [*compare, *self._open_still(changes)]
         body = {"compare": compare, "success": success, "failure": failure}
         again = {**body, "compare": [*compare, *self._as_read(compare)]}
         try:
@@ -303,11 +348,18 @@ class EtcdStore:
             self._written(changes, answer.revision)
             return answer.revision
         self._forget()
-        now = [_found(item) for item in answer.body["responses"]]
+        now = [item_in(item) for item in answer.body["responses"]]
         if answer.doubtful:
-            return _own_revision(changes, now)
-        raise _refusal(changes, now)
+            return own_revision(changes, now)
+        raise refusal(changes, now)
 
+
+    def _open_still(self, changes: Sequence[Written]) -> list[Json]:
+        """Return the comparison by which a datastore that was closed meanwhile gets no more allocations."""
+        said = self._snapshot and self._snapshot.items.get(keys.CLUSTER_INFORMATION)
+        if not said or not any(key.startswith(keys.BLOCKS) for key, _, _ in changes):
+            return []
+        return [unchanged(keys.CLUSTER_INFORMATION, int(said["mod_revision"]))]
 
     def _as_read(self, compare: list[Json]) -> list[Json]:
         """Return comparisons of records with what they were, beside those of their revisions; of blocks, if not of all.
@@ -328,13 +380,15 @@ class EtcdStore:
 
     def _refresh(self) -> None:
         if self._is_stale:
-            self._prepare(self._node, sorted(self._names))
+            others = sorted(self._others - self._names)
+            self._prepare(self._node, [*sorted(self._names), *others][:MOST_AT_ONCE])
+            require_ready(self)
 
-    def _written(self, changes: list[tuple[str, Json | None, int | None]], revision: int) -> None:
+    def _written(self, changes: Sequence[Written], revision: int) -> None:
         """Remember what was written as far as it was read here, and blocks for those to come."""
-        self._revision = revision
-        if any(key.startswith(keys.BLOCKS) for key, _, _ in changes):
-            self._high_water.note(revision)
+        blocks = [key for key, value, _ in changes if value is not None and key.startswith(keys.BLOCKS)]
+        if blocks:
+            self._note(Seen(revision, blocks[0], revision))
         for key, value, _ in changes:
             data = None if value is None else b64encode(dumps(value)).decode()
             item = data and {"key": b64(key), "value": data, "mod_revision": str(revision)}
@@ -344,67 +398,3 @@ class EtcdStore:
                 self._cache.keep_block(key, item or None)
             if self._snapshot and self._snapshot.covers(*one(key)):
                 self._snapshot = None
-
-
-def _newest(item: Json | None, other: Json | None) -> Json | None:
-    """Return the key-value of two of the same key that was written later."""
-    if item and other:
-        return max(item, other, key=lambda each: int(each["mod_revision"]))
-    return item or other
-
-
-def _newer(key: str, kept: Json | None) -> Json:
-    """Return the request for a key-value that is newer than the one kept, and for how many there are."""
-    since = {"min_mod_revision": str(int(kept["mod_revision"]) + 1)} if kept else {}
-    return {"request_range": {"key": b64(key), **since}}
-
-
-def _own_revision(changes: list[tuple[str, Json | None, int | None]], now: list[Json | None]) -> int:
-    """Return the revision of a write that an attempt without an answer has made, as its records are still there.
-
-    Raises Unwritable where others have written since: nobody can tell then whether it was made.
-    """
-    revisions = {int(found["mod_revision"]) for found in now if found}
-    is_ours = len(revisions) <= 1 and all(
-        (found is None) if value is None else found is not None and b64decode(found.get("value", "")) == dumps(value)
-        for (_, value, _), found in zip(changes, now, strict=True)
-    )
-    untouched = all(
-        (found is None) if revision is None else found is not None and int(found["mod_revision"]) == revision
-        for (_, _, revision), found in zip(changes, now, strict=True)
-    )
-    if is_ours and not untouched:
-        return revisions.pop() if revisions else 0
-    raise Unwritable(f"{changes[0][0]} was being written when a server went away, and others have written since: "
-                     "it may have been written")
-
-
-def _refusal(changes: list[tuple[str, Json | None, int | None]], now: list[Json | None]) -> Exception:
-    """Return why a transaction was not carried out: the first record that is not as it was expected to be."""
-    for (key, _, revision), found in zip(changes, now, strict=True):
-        if revision is None and found:
-            return Exists(f"{key} is already in etcd")
-        if revision is not None and not found:
-            return Missing(f"{key} is not in etcd")
-        if found and int(found["mod_revision"]) != revision:
-            return Conflict(f"{key} has changed since it was read")
-    return Conflict(f"{changes[0][0]} has changed since it was read")
-
-
-def _unchanged(key: str, revision: int | None) -> Json:
-    """Return the comparison that holds as long as a record has its revision, or does not exist (None)."""
-    if revision is None:
-        return {"key": b64(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
-    return {"key": b64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
-
-
-def _operation(key: str, value: Json | None) -> Json:
-    if value is None:
-        return {"request_delete_range": {"key": b64(key)}}
-    return {"request_put": {"key": b64(key), "value": b64encode(dumps(value)).decode()}}
-
-
-def _found(response: Json) -> Json | None:
-    """Return the key-value in the response of a range for one key, None when there was none."""
-    found = response.get("response_range", {}).get("kvs")
-    return found[0] if found else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from datastore.api import Unwritable
+from datastore.api import Unreachable, Unwritable
 from datastore.etcdclient import Compacted, Patience
 from datastore.frozen import frozen
 from datastore.snapshot import b64, end_of, text
@@ -25,7 +25,7 @@ RANGE, WATCH = "/v3/kv/range", "/v3/watch"
 PAGE = 200
 SILENCE_SECONDS = 10.0
 ASK_SECONDS = 10.0
-LONGEST_PAUSE = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 
 @frozen
@@ -50,6 +50,11 @@ class Changed:
 
 
 @frozen
+class Quiet:
+    """Nothing has been said for a while, and the cluster is still there."""
+
+
+@frozen
 class Lost:
     """etcd cannot be reached, and why: what was told is what was true until then."""
 
@@ -71,17 +76,18 @@ class Follower:
         """Have `follow` come to its end."""
         self._is_over = True
 
-    def follow(self) -> Iterator[Listed | Changed | Lost]:
+    def follow(self) -> Iterator[Listed | Changed | Quiet | Lost]:
         """Yield what there is, and from then on what happens; each change once, in etcd's order."""
-        pause = 0.1
+        pause = FIRST_PAUSE
         is_known = False
         while not self._is_over:
             try:
                 if not is_known:
                     yield self._list()
                     is_known = True
-                yield from self._changes()
-                pause = 0.1
+                for said in self._changes():
+                    pause = FIRST_PAUSE
+                    yield said
             except (Compacted, _Restored):
                 is_known = False
             except Unwritable as error:
@@ -103,16 +109,19 @@ class Follower:
         before, self._revision = self._revision, revision
         return Listed(items, revision, restored=revision < before)
 
-    def _changes(self) -> Iterator[Changed]:
+    def _changes(self) -> Iterator[Changed | Quiet]:
         """Yield changes until the stream ends. Raises Compacted, _Restored, Unwritable."""
         self._require_not_restored()  # a watch from a revision that is still to come says nothing until then
         asked = {"create_request": {"key": b64(self._prefix), "range_end": b64(end_of(self._prefix)),
                                     "start_revision": str(self._revision + 1)}}
         for message in self._client.stream(WATCH, asked, Patience(ASK_SECONDS), self._silence):
-            if self._is_over or "error" in message:
+            if self._is_over:
                 return
+            if "error" in message:
+                raise Unreachable(f"etcd ends the watch: {message['error']}")
             if not message:
                 self._require_not_restored()
+                yield Quiet()
                 continue
             result = message.get("result", {})
             if result.get("canceled"):

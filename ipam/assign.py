@@ -51,6 +51,7 @@ class Request:
     family that the handle may hold, 0 for any number (Calico: MaxBlocksPerHost, MaxAllocToHandlePerIPVersion).
     env and host_networks are what the default pools of a new datastore are made from.
     upgrading: whether it is the upgrade that asks, for an address that it has reserved (ipam/upgrade.py).
+    regardless: whether the owner has the address already, whatever is said of pool and affinity by now.
     """
 
     node: str
@@ -66,6 +67,7 @@ class Request:
     block_limit: int = 0
     handle_limit: int = 0
     upgrading: bool = False
+    regardless: bool = False
 
     @property
     def criteria(self) -> Criteria:
@@ -207,7 +209,8 @@ def _assign_address(store: Store, request: Request, address: Address) -> Assigne
             if stored is None:
                 continue
             block = settled(stored[0], config.cooldown_seconds)
-            if config.strict_affinity and block.affinity != host_affinity(request.node):
+            is_foreign = config.strict_affinity and block.affinity != host_affinity(request.node)
+            if is_foreign and not request.regardless:
                 raise BadRequest(f"address {address} cannot be given: its block {cidr} is not node {request.node}'s, "
                                  "and affinity is strict; ask for another, or turn strictAffinity off")
             ordinal = address.number - cidr.first
@@ -223,6 +226,8 @@ def _pool_for(request: Request, address: Address, pools: Sequence[Pool]) -> Pool
     if pool is None:
         known = ", ".join(f"{pool.name} {pool.cidr}" for pool in pools) or "none"
         raise BadRequest(f"address {address} is in no pool; IPv{address.family} pools are: {known}")
+    if request.regardless:
+        return pool
     reason = refusal(pool) or (refusal_of_use(pool, request.use) if request.use else None)
     if reason:
         raise BadRequest(f"address {address} is in pool {pool.name}, which is {reason}; ask for another")

@@ -169,8 +169,9 @@ def _free_once(store: Store, cidr: Cidr, choose: Choose, handles: Collection[str
     """Write block and handles, in this order: a death in between leaves a count that is too high, never too low."""
     records = {handle_id: handle_record(store, handle_id) for handle_id in handles}
     stored = read_block(store, cidr)
+    at = keys.block(cidr.family, str(cidr))
     if stored is None:
-        store.commit(*_counts(cidr, None, records))
+        store.commit(Change(at, None, None, keep=True), *_counts(cidr, None, records))
         return []
     block, revision = stored
     ordinals = choose(block)[:MOST_AT_ONCE]
@@ -179,8 +180,8 @@ def _free_once(store: Store, cidr: Cidr, choose: Choose, handles: Collection[str
         had = {owner.handle for owner in owners if owner and owner.handle}
         records |= {handle_id: handle_record(store, handle_id) for handle_id in had.difference(records)}
         block = _freed(store, block, ordinals)
-    written = [_written(block, revision)] if ordinals else []
-    store.commit(*written, *_counts(cidr, block, records))
+    written = _written(block, revision) if ordinals else Change(at, None, revision, keep=True)
+    store.commit(written, *_counts(cidr, block, records))
     if ordinals and not block.attributes and block.affinity:
         _leave_if_deselected(store, block)
     return [cidr.address(ordinal) for ordinal in ordinals]

@@ -17,7 +17,7 @@ from datastore import open_store
 from datastore.api import Store
 from datastore.etcdclient import Client
 from datastore.snapshot import record_of
-from datastore.watch import Changed, Follower, Listed, Lost
+from datastore.watch import Changed, Follower, Listed, Lost, Quiet
 from tests.etcd import Cluster, serving
 
 PREFIX = "/calico/w/"
@@ -29,7 +29,7 @@ class Heard:
 
     def __init__(self, cluster: Cluster) -> None:
         self._follower = Follower(Client(cluster.etcd), PREFIX, silence=0.5)
-        self._said: Queue[Listed | Changed | Lost] = Queue()
+        self._said: Queue[Listed | Changed | Quiet | Lost] = Queue()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -37,7 +37,7 @@ class Heard:
         for said in self._follower.follow():
             self._said.put(said)
 
-    def next(self, kind: type = object) -> Listed | Changed | Lost:
+    def next(self, kind: type = object) -> Listed | Changed | Quiet | Lost:
         """Return the next thing said of a kind."""
         until = time.monotonic() + SECONDS
         while True:
