@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from datastore import keys
-from datastore.api import Change, Conflict, Missing, Unwritable
+from datastore.api import Change, Conflict, Missing, Unreachable, Unwritable
+from datastore.cluster import initialised
 from datastore.etcd import EtcdStore
 from datastore.etcdclient import Client
 from datastore.snapshot import Cache
@@ -181,3 +182,46 @@ def test_an_address_given_after_the_snapshot_is_not_given_again(cluster: Cluster
     forgotten = one.assign("b")
     restore(cluster, file)
     assert forgotten not in [two.assign(str(number)) for number in range(6)]
+
+
+@pytest.mark.parametrize("others", [0, 50], ids=["at once", "when others have written more than was lost"])
+def test_a_node_notices(cluster: Cluster, nodes: tuple[Node, Node], others: int) -> None:
+    """A node that has written since the snapshot is told, however far etcd has come again; one that has not is not."""
+    first, second = nodes
+    initialised(first.store(), "test")
+    first.assign("a")
+    assert not second.store().prepare("two")
+    file = save(cluster.members[0])
+    first.assign("b")
+    restore(cluster, file)
+    for number in range(others):
+        second.store().create(f"/else/{number}", {})
+    store = first.store()
+    assert store.prepare("one")
+    assert first.store().prepare("one")
+    store.accept()
+    assert not first.store().prepare("one")
+    assert not second.store().prepare("two")
+
+
+def test_another_datastore_is_not_an_older_one(cluster: Cluster, nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    """A node may have networks in two etcds, which have revisions of their own."""
+    with serving(tmp_path / "another") as another:
+        places = nodes[0], Node(another, tmp_path, "one")
+        for place in places:
+            initialised(place.store(), "test")
+        pass_time(nodes[0].store(), 100)
+        assert [place.store().prepare("one") for place in (*places, *places)] == [False] * 4
+
+
+def test_a_verb_in_progress_ends(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    """A verb that has begun before the restore reads nothing from after it: it is to be tried again."""
+    node = nodes[0]
+    initialised(node.store(), "test")
+    file = save(cluster.members[0])
+    node.assign("a")
+    store = node.store()
+    store.prepare("one", keys.handle("net.b"))
+    restore(cluster, file)
+    with pytest.raises(Unreachable, match="set back"):
+        assign(store, Request("one", owner("one", "net.b")))
