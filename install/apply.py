@@ -9,14 +9,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from install import files, launcher, tree
+from install import files, launcher, seed, tree
 from install.errors import InstallError
 from install.report import Report
-from install.seed import seed_pools
 from install.trampoline import tree_of
 
 if TYPE_CHECKING:
-    from install.files import NewFile
+    from install.files import NewFile, NewFolder
     from install.plan import Plan
     from install.tree import Tree
 
@@ -26,10 +25,11 @@ def preview(plan: Plan) -> Report:
     report = Report(dry_run=True, warnings=list(plan.warnings), notes=list(plan.notes))
     if plan.tree:
         report.add("unchanged" if tree.is_complete(plan.tree.path) else "install", plan.tree.path)
-    if plan.settings.datastore_type == "file":
-        report.add("create", f"the default pools in {plan.settings.datastore_dir}", "if it has none")
+    place = seed.place(plan.settings)
+    if place:
+        report.add("create", f"the default pools in {place}", "if it has none")
     _note_files(plan, {file for file in plan.files if not file.is_current()}, report)
-    for path in plan.outdated:
+    for path in (*plan.outdated, *plan.outdated_folders):
         report.add("remove", path)
     return report
 
@@ -47,8 +47,7 @@ def apply(plan: Plan) -> Report:
         changed = [file for file in plan.files if not file.is_current()]
         for file in changed:
             files.stage(file, temporaries)
-        for pool in seed_pools(plan.settings):
-            report.add("create", f"pool {pool}")
+        seed.seed(plan.settings, report)
         directories.pop_all()
         new_tree.pop_all()
         for file in changed:
@@ -71,7 +70,7 @@ def _provide(library: Tree, undo: ExitStack, report: Report) -> None:
     tree.mark_used(library.path)
 
 
-def _note_files(plan: Plan, changed: set[NewFile], report: Report) -> None:
+def _note_files(plan: Plan, changed: set[NewFile | NewFolder], report: Report) -> None:
     for path in plan.kept:
         report.add("keep", path, "UPDATE_CNI_BINARIES=false")
     for file in plan.files:
@@ -83,6 +82,9 @@ def _tidy(plan: Plan, report: Report) -> None:
     for path in plan.outdated:
         report.add("remove", path)
         files.remove(path)
+    for path in plan.outdated_folders:
+        report.add("remove", path)
+        files.remove_folder(path)
     if not plan.tree:
         return
     library = plan.settings.layout.library

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 PLACEHOLDER = re.compile(r"__([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)__")
 STRING_OR_PLACEHOLDER = re.compile(rf'"(?:[^"\\]|\\.)*"|{PLACEHOLDER.pattern}', re.DOTALL)
 EXECUTABLE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # libcni refuses a type with a path separator
+DATASTORE_KEY = re.compile(r"etcd_.*|datastore_dir|ipam_lock_file")
+OURS = "calico"
 NETWORK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")  # libcni utils.ValidateNetworkName
 
 
 def load(settings: Settings) -> Conflist:
     """Return the network configuration these settings describe. Raises InstallError saying what is wrong in it."""
     template, origin = _template(settings)
-    return check(render(template, settings.placeholders, origin), origin)
+    network = check(render(template, settings.placeholders, origin), origin)
+    return network | {"plugins": [_told(plugin) for plugin in network["plugins"]]}
 
 
 def render(template: str, values: Mapping[str, Value], origin: str = "the template") -> str:
@@ -89,6 +92,13 @@ def _template(settings: Settings) -> tuple[str, str]:
     if settings.network_config:
         return settings.network_config, "CNI_NETWORK_CONFIG"
     return resources.files("conf").joinpath("10-calico.conflist").read_text("utf-8"), "conf/10-calico.conflist"
+
+
+def _told(plugin: Conflist) -> Conflist:
+    """Return a plugin of the configuration without keys of the datastore that are empty: those of other datastores."""
+    if plugin["type"] != OURS:
+        return plugin
+    return {key: value for key, value in plugin.items() if value != "" or not DATASTORE_KEY.fullmatch(key)}
 
 
 def _inside_string(value: Value) -> str:

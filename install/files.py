@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
+import shutil
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +23,13 @@ PUBLIC_DIRECTORY = 0o755
 EXECUTABLE = 0o755
 READABLE = 0o644
 PRIVATE = 0o600  # a network configuration may hold credentials (Calico's own mode for it)
+PRIVATE_DIRECTORY = 0o700
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # include/uapi/linux/fcntl.h, fs.h
+
+
+def temporary(path: Path) -> Path:
+    """Return the name that something new is written under; always the same, so that what a killed run left goes."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,8 @@ class NewFile:
 
     @property
     def temporary(self) -> Path:
-        """The name it is written under; always the same, so that what a killed run left is overwritten."""
-        return self.path.with_name(f".{self.path.name}.tmp")
+        """The name it is written under."""
+        return temporary(self.path)
 
     def is_current(self) -> bool:
         """Whether this very file is there already."""
@@ -45,26 +55,48 @@ class NewFile:
             return False
 
 
-def stage(file: NewFile, cleanup: ExitStack) -> None:
-    """Write the file beside its place and sync it; `cleanup` removes it unless committed. Raises InstallError."""
-    if file.path.is_dir():
-        raise InstallError(f"{file.path} is a directory, but a file belongs there: move it away")
-    with refusals("write", file.path):
-        file.temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(file.temporary, flags, PRIVATE), "wb") as out:
-            cleanup.callback(_discard, file.temporary)
-            out.write(file.content)
-            out.flush()
-            os.fchmod(out.fileno(), file.mode)
-            os.fsync(out.fileno())
+@dataclass(frozen=True)
+class NewFolder:
+    """A folder as it shall be, for root alone: with these files, and nothing else."""
+
+    path: Path
+    files: tuple[NewFile, ...]
+
+    @property
+    def temporary(self) -> Path:
+        """The name it is built under, and has the former one's files afterwards."""
+        return temporary(self.path)
+
+    def is_current(self) -> bool:
+        """Whether this very folder is there already, and nothing is left from a run that was killed."""
+        try:
+            is_ours = self.path.lstat().st_mode == stat.S_IFDIR | PRIVATE_DIRECTORY
+            names = {path.name for path in self.path.iterdir()}
+        except OSError:
+            return False
+        is_whole = is_ours and names == {file.path.name for file in self.files}
+        return is_whole and all(file.is_current() for file in self.files) and not self.temporary.exists()
 
 
-def commit(file: NewFile) -> None:
-    """Put a staged file in its place, for good. Raises InstallError."""
-    with refusals("write", file.path):
-        file.temporary.rename(file.path)
-        sync_directory(file.path.parent)
+def stage(new: NewFile | NewFolder, cleanup: ExitStack) -> None:
+    """Write it beside its place and sync it; `cleanup` removes it unless committed. Raises InstallError."""
+    with refusals("write", new.path):
+        if isinstance(new, NewFolder):
+            _stage_folder(new, cleanup)
+        else:
+            _stage_file(new, cleanup)
+
+
+def commit(new: NewFile | NewFolder) -> None:
+    """Put what is staged in its place, for good. Raises InstallError."""
+    with refusals("write", new.path):
+        if isinstance(new, NewFolder) and os.path.lexists(new.path):
+            _exchange(new.temporary, new.path)
+        else:
+            new.temporary.rename(new.path)
+        sync_directory(new.path.parent)
+        if isinstance(new, NewFolder):
+            _discard(new.temporary)
 
 
 def remove(path: Path) -> bool:
@@ -76,6 +108,17 @@ def remove(path: Path) -> bool:
             return False
         sync_directory(path.parent)
         return True
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, renamed first so that what a kill leaves of it is nothing anybody reads. Raises InstallError."""
+    doomed = temporary(path)
+    with refusals("remove", path):
+        _discard(doomed)
+        if os.path.lexists(path):
+            path.rename(doomed)
+            sync_directory(path.parent)
+            _discard(doomed)
 
 
 def make_directory(path: Path, undo: ExitStack) -> None:
@@ -133,6 +176,50 @@ def refusals(verb: str, path: Path) -> Iterator[None]:
         raise explain(verb, path, error) from error
 
 
-def _discard(temporary: Path) -> None:
+def _stage_file(file: NewFile, cleanup: ExitStack) -> None:
+    if file.path.is_dir():
+        raise InstallError(f"{file.path} is a directory, but a file belongs there: move it away")
+    file.temporary.unlink(missing_ok=True)
+    _write(file.temporary, file, cleanup)
+
+
+def _stage_folder(folder: NewFolder, cleanup: ExitStack) -> None:
+    _discard(folder.temporary)
+    folder.temporary.mkdir(PRIVATE_DIRECTORY)
+    cleanup.callback(_discard, folder.temporary)
+    folder.temporary.chmod(PRIVATE_DIRECTORY)
+    for file in folder.files:
+        _write(folder.temporary / file.path.name, file, cleanup)
+    sync_directory(folder.temporary)
+
+
+def _write(place: Path, file: NewFile, cleanup: ExitStack) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(place, flags, PRIVATE), "wb") as out:
+        cleanup.callback(_discard, place)
+        out.write(file.content)
+        out.flush()
+        os.fchmod(out.fileno(), file.mode)
+        os.fsync(out.fileno())
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two paths at once; where the file system cannot (renameat2(2), EINVAL), put the first in place of the other.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(code, os.strerror(code), str(other))
+    _discard(other)
+    one.rename(other)
+
+
+def _discard(path: Path) -> None:
+    """Remove a file or folder, if it is there and that can be done."""
     with suppress(OSError):
-        temporary.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

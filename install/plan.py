@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from install import chain, conflist, interpreter, launcher, trampoline, tree
+from install import chain, conflist, etcd, interpreter, launcher, trampoline, tree
 from install.errors import InstallError
-from install.files import EXECUTABLE, PRIVATE, NewFile, is_writable
+from install.files import EXECUTABLE, PRIVATE, NewFile, NewFolder, is_writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,15 +25,16 @@ class Plan:
     tree: Tree | None
     executables: tuple[NewFile, ...]
     kept: tuple[Path, ...]
+    tls: NewFolder | None
     conflist: NewFile
     former: tuple[Path, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
-    def files(self) -> tuple[NewFile, ...]:
-        """Every file, in the order in which they take their places."""
-        return (*self.executables, self.conflist)
+    def files(self) -> tuple[NewFile | NewFolder, ...]:
+        """Everything else to write, in the order in which it takes its place."""
+        return (*self.executables, *((self.tls,) if self.tls else ()), self.conflist)
 
     @property
     def outdated(self) -> tuple[Path, ...]:
@@ -41,10 +42,17 @@ class Plan:
         old = self.settings.layout.conf_dir / self.settings.old_conf_name
         return (*self.former, old) if old != self.settings.conflist and old.is_file() else self.former
 
+    @property
+    def outdated_folders(self) -> tuple[Path, ...]:
+        """Likewise: the files of TLS that no configuration names any more."""
+        former = self.settings.tls_folder
+        return (former,) if not self.tls and former.is_dir() else ()
+
 
 def make(settings: Settings, packages: Mapping[str, Path]) -> Plan:
     """Decide what to install of these package folders; writes nothing. Raises InstallError for what would not work."""
     network = conflist.load(settings)
+    tls = etcd.tls_folder(settings.etcd, settings.tls_folder)
     warnings = _check_mounts(settings)
     ours = [folder / name for folder in settings.layout.bin_dirs for name in trampoline.ENTRY_MODULES]
     kept = () if settings.update else tuple(path for path in ours if path.is_file())
@@ -57,6 +65,7 @@ def make(settings: Settings, packages: Mapping[str, Path]) -> Plan:
         tree=library,
         executables=(*(file for file in executables if file.path.parent in bin_dirs), *chained.copies),
         kept=kept,
+        tls=tls,
         conflist=NewFile(settings.conflist, conflist.serialize(chained.conflist), PRIVATE),
         former=_former_fall_backs(ours, kept, native),
         warnings=(*warnings, *doubts, *more, *chained.warnings),

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
-from install import interpreter
+from datastore.settings import ETCD, FILE, PLACES, Etcd, in_environment
+from install import etcd, interpreter
 from install.errors import InstallError
 from install.files import is_writable
 
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 HOST_ROOT = Path("/host")  # where Calico's container images mount the host's directories
 PLUGIN_SOURCES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))  # Debian's package; upstream's archive
+ASSETS_DIR = "/calico-secrets"  # where Calico's manifests mount them
 BIN_DIR, NET_DIR = "opt/cni/bin", "etc/cni/net.d"
 DATASTORE_DIR, LOG_FILE = "var/lib/calico/datastore", "var/log/calico/cni/cni.log"
+LOCK_FILE = "var/run/calico/ipam.lock"
+SEED_SECONDS = 20.0  # how long a datastore that does not answer is waited for
 LAUNCHER_CHOICES = ("auto", "no")
 DATASTORE_TYPES = ("file", "etcdv3", "kubernetes")
 LARGEST_MTU = 65535
@@ -43,8 +47,13 @@ ENVIRONMENT = (
     ("UPDATE_CNI_BINARIES", "true", "false: keep the executables that are there"),
     ("CALICO_PYTHON", "(the one running)", "absolute path of the interpreter that runs the plugin"),
     ("CALICO_LAUNCHER", "auto", "auto: the native launcher before the plugin if there is one; no: never"),
-    ("DATASTORE_TYPE", "file", "file, etcdv3 or kubernetes"),
+    ("DATASTORE_TYPE", "file", "file, etcdv3 (the default where ETCD_ENDPOINTS is set) or kubernetes"),
     ("CALICO_DATASTORE_DIR", "/var/lib/calico/datastore", "directory of the file datastore"),
+    ("ETCD_ENDPOINTS", "http://127.0.0.1:2379", "URLs of etcd, with commas between several"),
+    ("ETCD_DISCOVERY_SRV", "", "a domain whose SRV records name etcd's servers instead"),
+    ("ETCD_USERNAME", "", "name at etcd; ETCD_PASSWORD goes with it into the configuration"),
+    ("ETCD_CA_CERT_FILE", "", "PEM file to copy to the host; likewise ETCD_CERT_FILE, ETCD_KEY_FILE"),
+    ("TLS_ASSETS_DIR", "/calico-secrets", "folder with etcd-ca, etcd-cert and etcd-key, copied likewise"),
     ("CALICO_IPV4POOL_CIDR", "192.168.0.0/16", "pool created when there is none; likewise _BLOCK_SIZE, _IPIP …"),
     ("KUBERNETES_NODE_NAME", "(NODENAME, else host name)", "name of this node"),
     ("LOG_LEVEL", "info", "the plugin's log level"),
@@ -61,11 +70,6 @@ FOREIGN_PLACEHOLDERS = {
     "KUBERNETES_SERVICE_PORT": "",
     "SERVICEACCOUNT_TOKEN": "",
     "CALICO_API_GROUP": "crd.projectcalico.org/v1",
-    "ETCD_ENDPOINTS": "",
-    "ETCD_DISCOVERY_SRV": "",
-    "ETCD_CERT_FILE": "",
-    "ETCD_CA_CERT_FILE": "",
-    "ETCD_KEY_FILE": "",
 }
 
 
@@ -95,7 +99,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything an installation depends on; the values of ENVIRONMENT, checked."""
+    """Everything an installation depends on; the values of ENVIRONMENT, checked. etcd: None on other datastores."""
 
     layout: Layout
     conf_name: str
@@ -109,14 +113,21 @@ class Settings:
     launcher: Path | None
     datastore_type: str
     datastore_dir: Path
+    etcd: Etcd | None
     placeholders: Mapping[str, str | int | bool]
     environment: Mapping[str, str]
     plugin_sources: tuple[Path, ...] = PLUGIN_SOURCES
+    seed_seconds: float = SEED_SECONDS
 
     @property
     def conflist(self) -> Path:
         """The network configuration that is written."""
         return self.layout.conf_dir / self.conf_name
+
+    @property
+    def tls_folder(self) -> Path:
+        """Where the files of TLS are copied to."""
+        return self.layout.conf_dir / etcd.FOLDER
 
 
 def resolve(flags: Flags, environment: Mapping[str, str], host_root: Path = HOST_ROOT) -> Settings:
@@ -124,9 +135,11 @@ def resolve(flags: Flags, environment: Mapping[str, str], host_root: Path = HOST
     env = {name: value for name, value in environment.items() if value}
     layout = _layout(flags, env, host_root)
     datastore_dir = _absolute(env.get("CALICO_DATASTORE_DIR") or layout.root / DATASTORE_DIR)
-    datastore_type = env.get("DATASTORE_TYPE", "file")
+    meant = ETCD if any(in_environment(name) in env for name in PLACES) else FILE
+    datastore_type = env.get("DATASTORE_TYPE", meant)
     if datastore_type not in DATASTORE_TYPES:
         raise InstallError(f"DATASTORE_TYPE={datastore_type!r} is not one of {', '.join(DATASTORE_TYPES)}")
+    reached = etcd.resolve(env, _absolute(env.get("TLS_ASSETS_DIR", ASSETS_DIR))) if datastore_type == ETCD else None
     file = env.get("CNI_NETWORK_CONFIG_FILE")
     return Settings(
         layout=layout,
@@ -141,7 +154,8 @@ def resolve(flags: Flags, environment: Mapping[str, str], host_root: Path = HOST
         launcher=_launcher(flags.launcher or env.get("CALICO_LAUNCHER", "auto")),
         datastore_type=datastore_type,
         datastore_dir=datastore_dir,
-        placeholders=_placeholders(env, layout, datastore_type, datastore_dir),
+        etcd=reached,
+        placeholders=_placeholders(env, layout, datastore_type, datastore_dir, reached),
         environment=dict(environment),
     )
 
@@ -164,7 +178,7 @@ def _layout(flags: Flags, env: Mapping[str, str], host_root: Path) -> Layout:
 
 
 def _placeholders(
-    env: Mapping[str, str], layout: Layout, datastore_type: str, datastore_dir: Path
+    env: Mapping[str, str], layout: Layout, datastore_type: str, datastore_dir: Path, reached: Etcd | None
 ) -> dict[str, str | int | bool]:
     return {
         **{name: env.get(name, default) for name, default in FOREIGN_PLACEHOLDERS.items()},
@@ -175,7 +189,9 @@ def _placeholders(
         "LOG_FILE_MAX_AGE": _number(env, "LOG_FILE_MAX_AGE", 30, LARGEST_LIMIT),
         "LOG_FILE_MAX_COUNT": _number(env, "LOG_FILE_MAX_COUNT", 10, LARGEST_LIMIT),
         "DATASTORE_TYPE": datastore_type,
-        "DATASTORE_DIR": str(datastore_dir),
+        "DATASTORE_DIR": str(datastore_dir) if not reached else "",
+        "IPAM_LOCK_FILE": env.get("CALICO_IPAM_LOCK_FILE", str(layout.root / LOCK_FILE)) if reached else "",
+        **etcd.placeholders(reached, f"{layout.host_conf_dir}/{etcd.FOLDER}"),
         "KUBERNETES_NODE_NAME": _node_name(env),
         "CNI_MTU": _number(env, "CNI_MTU", 0, LARGEST_MTU),
         "REQUIRE_MTU_FILE": _boolean(env, "REQUIRE_MTU_FILE", default=False),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from install.interpreter import Interpreter
     from install.settings import Layout
 
-PACKAGES = ("cni_calico", "ipam", "datastore", "pyroute2", "netaddr", "filelock")
+PACKAGES = ("cni_calico", "ipam", "datastore", "pyroute2", "netaddr", "filelock", "dns")
 LEFT_OUT = frozenset({"__pycache__", "tests"})
 MANIFEST = "MANIFEST"  # in the format of sha256sum, so that `sha256sum -c MANIFEST` checks a tree by hand
 NAME_LENGTH = 16

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def uninstall(settings: Settings, *, dry_run: bool) -> Report:
-    """Remove the configuration, our executables and their library; say what stays. Raises InstallError.
+    """Remove the configuration, its files of TLS, our executables and their library; say what stays.
 
     Executables that install-cni did not write stay, and with them the configuration, which is then theirs too. The
-    datastore and the chained plugins stay in any case. Running it again finds nothing and succeeds.
+    datastore and the chained plugins stay in any case. Running it again finds nothing and succeeds. May raise
+    InstallError.
     """
     report = Report(dry_run=dry_run)
     layout = settings.layout
@@ -29,7 +30,7 @@ def uninstall(settings: Settings, *, dry_run: bool) -> Report:
         for path in _doomed_files(settings, report):
             report.add("remove", path)
             if not dry_run:
-                files.remove(path)
+                (files.remove_folder if path == settings.tls_folder else files.remove)(path)
         for path in (*tree.present(layout.library), *tree.leftovers(layout.library)):
             report.add("remove", path)
             if not dry_run:
@@ -46,6 +47,8 @@ def _doomed_files(settings: Settings, report: Report) -> list[Path]:
     present = [path for path in places(settings.layout.bin_dirs) if path.is_file()]
     foreign = [path for path in present if not is_ours(path)]
     configuration = [settings.conflist] if settings.conflist.is_file() else []
+    if any(path.is_dir() for path in (settings.tls_folder, files.temporary(settings.tls_folder))):
+        configuration.append(settings.tls_folder)
     if foreign:
         for path in (*configuration, *foreign):
             report.add("keep", path, "install-cni did not write the executables")

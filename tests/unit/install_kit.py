@@ -96,7 +96,8 @@ class Machine:
         """What install-cni makes of flags and environment here."""
         flags = self.flags or settings.Flags(prefix=str(self.prefix))
         found = settings.resolve(flags, self.environment, host_root=self.root / "host")
-        return replace(found, plugin_sources=(self.debian,), launcher=self.launcher if found.launcher else None)
+        launcher = self.launcher if found.launcher else None
+        return replace(found, plugin_sources=(self.debian,), launcher=launcher, seed_seconds=0.5)
 
     @property
     def bin_dir(self) -> Path:

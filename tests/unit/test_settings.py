@@ -63,7 +63,8 @@ def test_endpoints(texts: dict[str, str], endpoints: tuple[str, ...]) -> None:
     ({"ca_cert_file": "/a\0b"}, r"<ca_cert_file> is '/a\x00b': expected an absolute path"),
     ({"cert_file": "/cert"}, "<cert_file> is set without <key_file>; a client shows its certificate with its key, or "
                              "neither"),
-    ({"cert": "CERT"}, "<cert_file> is set without <key_file>; a client shows its certificate with its key, or neither"),
+    ({"cert": "CERT"}, "<cert_file> is set without <key_file>; a client shows its certificate with its key, or "
+                       "neither"),
     ({"key_file": "/key"}, "<key_file> is set without <cert_file>; a client shows its certificate with its key, or "
                            "neither"),
     ({"password": "secret"}, "<password> is set without <username>"),
@@ -86,8 +87,8 @@ def test_bad_settings(texts: dict[str, str], message: str) -> None:
 @pytest.mark.parametrize("url", [
     "a:1", "//a:1", "http:/a:1", "ftp://a:1", "HTTP://a:1", "http://", "http://:1", "http://a:", "http://a:0",
     "http://a:65536", "http://a:-1", "http://a:1e3", "http://a:\u0661", "http://a b:1", "http://\u00e9:1",
-    "http://u:p@a:1", "http://a:1/v3", "http://a:1?x", "http://a#b:1", "http://a\\b:1", "http://a\n:1", "http://fd00::1",
-    "http://[fd00::1", "http://fd00::1]:1", "http://[]:1", "http://[a]:1", "http://x::1y:1", "http://[::1%25eth0]:1",
+    "http://u:p@a:1", "http://a:1/v3", "http://a:1?x", "http://a#b:1", "http://a\\b:1", "http://a\n:1",
+    "http://fd00::1", "http://[fd00::1", "http://fd00::1]:1", "http://[]:1", "http://[a]:1", "http://x::1y:1", "http://[::1%25eth0]:1",
 ])
 def test_bad_endpoint(url: str) -> None:
     with pytest.raises(BadSettings, match=r"^said has .*: expected e\.g\. https://10\.0\.0\.1:2379"):
@@ -109,7 +110,8 @@ def test_an_endpoint_is_one_or_refused(url: str) -> None:
 def test_environment() -> None:
     """Calico's variables; set but empty counts as unset, and settings of etcd are read for etcd only."""
     assert from_environment({}) == from_environment({"DATASTORE_TYPE": "", "CALICO_DATASTORE_DIR": ""}) == Settings()
-    assert from_environment({"DATASTORE_TYPE": "file", "CALICO_DATASTORE_DIR": "/d", "ETCD_ENDPOINTS": "x"}).directory == "/d"
+    on_files = from_environment({"DATASTORE_TYPE": "file", "CALICO_DATASTORE_DIR": "/d", "ETCD_ENDPOINTS": "x"})
+    assert on_files == Settings(directory="/d")
     assert from_environment({"ETCD_ENDPOINTS": "http://a:1"}).kind == "etcdv3"
     assert Settings().directory == DEFAULT_DIR
     found = from_environment({"DATASTORE_TYPE": "etcdv3", "ETCD_ENDPOINTS": "http://a:1", "ETCD_USERNAME": "u",
