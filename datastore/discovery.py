@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from datastore.api import Unreachable
 
 TYPE_CHECKING = False
@@ -33,14 +35,16 @@ def look_up(name: str, seconds: float) -> list[tuple[int, int, str, int]]:
 def discover(domain: str, seconds: float, look_up: Lookup = look_up) -> list[str]:
     """Return the endpoints that a domain names, those with TLS before those without. Raises Unreachable.
 
-    In the order of RFC 2782, but of one priority the heavier first, so that all nodes begin with the same.
+    In the order of RFC 2782, but of one priority the heavier first, so that all nodes begin with the same. seconds: for
+    all of it.
     """
-    found = []
+    found, left, began = [], seconds, time.monotonic()
     for service, scheme in SERVICES:
         try:
-            records = sorted(look_up(service + domain, seconds), key=lambda item: (item[0], -item[1], item[2:]))
+            records = sorted(look_up(service + domain, left), key=lambda item: (item[0], -item[1], item[2:]))
         except OSError as error:
             raise Unreachable(f"etcd's endpoints cannot be looked up: {service}{domain}: {error}") from error
+        left = max(0.0, seconds - (time.monotonic() - began))
         found += [f"{scheme}://{target}:{port}" for _, _, target, port in records if target]
     if not found:
         names = " nor ".join(service + domain for service, _ in SERVICES)

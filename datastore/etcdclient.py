@@ -6,49 +6,45 @@ numbers are strings, false and empty fields are left out, keys and values are in
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import time
 from contextlib import contextmanager
 from threading import Lock
-from urllib.parse import urlsplit
 
-from datastore.api import Refused, Unreachable, Unwritable
+from datastore.api import Refused, Unreachable
+from datastore.etcdanswer import (
+    Compacted,
+    Failed,
+    NoAuthentication,
+    StaleToken,
+    TooLarge,
+    given_up,
+    is_lasting,
+    told,
+    understood,
+)
+from datastore.etcdconnection import ERRORS, Connection
 from datastore.etcdstream import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from datastore.api import Json
     from datastore.settings import Etcd
 
+__all__ = ["Answer", "Client", "Compacted", "Patience", "TooLarge"]
+
 CONNECT_SECONDS = 3.0  # for TCP, and again for TLS: with half a second each way that is still enough
 ANSWER_SECONDS = 5.0  # then another endpoint is asked: this one may be paused, or have lost the others
 LAST_SECONDS = 1.0  # for each further call once patience is at its end
+MOST_OVERSPENT = 10.0  # with so much more than there was nobody is asked any more
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5  # between rounds through the endpoints
 MOST_IDLE = 64  # connections kept for each endpoint
 SHORTEST = 0.05
-# google.golang.org/grpc/codes, by the gateway's number
-CANCELED, DEADLINE, NOT_IN_A_STATE, ABORTED, OUT_OF_RANGE, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = (
-    1, 4, 9, 10, 11, 13, 14, 16)
-PASSING = (CANCELED, DEADLINE, ABORTED, INTERNAL, UNAVAILABLE)
 AUTHENTICATE = "/v3/auth/authenticate"
 NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}  # clientv3.WithRequireLeader: a server without one ends a stream
-
-
-class Compacted(Exception):
-    """The revision asked for has been compacted away. revision: the oldest that is left, 0 where it was not told."""
-
-    def __init__(self, revision: int = 0) -> None:
-        super().__init__(f"compacted, the oldest revision is {revision}")
-        self.revision = revision
-
-
-class TooLarge(Unwritable):
-    """A transaction has more writes, or more bytes, than the servers take."""
 
 
 class Patience:
@@ -59,6 +55,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.left, self.others = seconds, 0
+        self._began: float | None = None  # the attempt that is running
 
     def among(self, endpoints: list[str]) -> Iterator[str]:
         """Yield the endpoints, with patience for those that come after."""
@@ -69,20 +66,33 @@ class Patience:
     @contextmanager
     def spending(self) -> Iterator[None]:
         """Take what the body lasts from what is left, if it fails."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         try:
             yield
         except Exception:
-            self.spend(time.monotonic() - began)
+            self.spend(self._used())
             raise
+        finally:
+            self._began = None
 
     def spend(self, seconds: float) -> None:
         """Take something from what is left."""
         self.left -= seconds
 
     def limit(self, most: float) -> float:
-        """Return how long something may last that should not last longer than `most`."""
-        return max(SHORTEST, min(most, (self.left if self.left > 0 else LAST_SECONDS) / (1 + self.others)))
+        """Return how long a step may last that should not last longer than `most`, nor its attempt than its share."""
+        share = (self.left if self.left > 0 else LAST_SECONDS) / (1 + self.others)
+        return max(SHORTEST, min(most, share - self._used()))
+
+    def require(self) -> None:
+        """Raise Unreachable where so much more than there was is spent that it is no use to ask again."""
+        if self.left < -MOST_OVERSPENT:
+            raise Unreachable("no etcd endpoint answered in time, so often that none is asked any more; try again "
+                              "when one is back")
+
+    def _used(self) -> float:
+        """Return how long the attempt has lasted that is running."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
 
 class Answer:
@@ -97,14 +107,6 @@ class Answer:
         return int(self.body.get("header", {}).get("revision", 0))
 
 
-class _Failed(Exception):
-    """One attempt came to nothing. lasting: nor will the next one at this endpoint; sent: it may have been done."""
-
-    def __init__(self, why: str, sent: bool, lasting: bool = False) -> None:
-        super().__init__(why)
-        self.sent, self.lasting = sent, lasting
-
-
 class Client:
     """One etcd cluster, for any number of threads. Connections are kept, and endpoints that answer preferred.
 
@@ -114,10 +116,12 @@ class Client:
     def __init__(self, settings: Etcd) -> None:
         self._settings = settings
         self._lock = Lock()
-        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._idle: dict[str, list[Connection]] = {}
         self._endpoints: list[str] = []
+        self._is_outdated = False  # the list of endpoints, perhaps: none of them served
         self._token = ""
         self._context: ssl.SSLContext | None = None
+        self._files: object = None  # what the files were that the context is made of
         self.breaks = 0
 
     def call(self, path: str, body: Json, patience: Patience, again: Json | None = None) -> Answer:
@@ -125,22 +129,24 @@ class Client:
 
         again: for a write, what to ask in its place after an attempt that failed.
         """
-        data, doubtful, pause = json.dumps(body).encode(), False, FIRST_PAUSE
-        failures: dict[str, _Failed] = {}
+        patience.require()
+        asked, doubtful, pause = body, False, FIRST_PAUSE
+        failures: dict[str, Failed] = {}
         while True:
             for endpoint in patience.among(self._in_turn(patience)):
                 try:
                     with patience.spending():
-                        return Answer(self._ask(endpoint, path, data, patience), doubtful)
-                except _Failed as failed:
+                        return Answer(self._ask(endpoint, path, asked, patience), doubtful)
+                except Failed as failed:
                     failures[endpoint] = failed
                     doubtful |= failed.sent
-                    data = json.dumps(again).encode() if again else data
+                    asked = again or asked
                     self._prefer_others(endpoint)
                     if patience.left <= 0:
                         break
+            self._look_up_anew(failures)
             if patience.left <= 0 or all(failed.lasting for failed in failures.values()):
-                raise _given_up(failures, doubtful and again is not None)
+                raise given_up(failures, doubtful and again is not None)
             time.sleep(min(pause, max(patience.left, 0)))
             patience.spend(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -150,15 +156,14 @@ class Client:
 
         silence: how many seconds it may say nothing before an empty object is yielded in its place.
         """
-        data, failures = json.dumps(body).encode(), {}
+        patience.require()
+        failures: dict[str, Failed] = {}
         for endpoint in patience.among(self._in_turn(patience)):
             try:
                 with patience.spending():
-                    token = self._authenticated(endpoint, patience)
-                    connection = self._connected(endpoint, patience, new=True)
-                    _send(connection, path, data, token, NEEDS_LEADER)
-            except (_Failed, OSError, http.client.HTTPException) as error:
-                failures[endpoint] = error if isinstance(error, _Failed) else _Failed(_told(error), sent=False)
+                    connection = self._begun(endpoint, path, body, patience)
+            except Failed as failed:
+                failures[endpoint] = failed
                 self._broken(endpoint)
                 self._prefer_others(endpoint)
                 continue
@@ -170,7 +175,8 @@ class Client:
                 connection.close()
                 self._broken(endpoint)
             return
-        raise _given_up(failures, doubtful=False)
+        self._look_up_anew(failures)
+        raise given_up(failures, doubtful=False)
 
     def close(self) -> None:
         """End the connections that are idle."""
@@ -185,18 +191,35 @@ class Client:
         self.close()
 
     def _in_turn(self, patience: Patience) -> list[str]:
-        """Return the endpoints, the one that answered last first."""
+        """Return the endpoints, the one that answered last first. Raises Unreachable when they cannot be looked up."""
         with self._lock:
-            if self._endpoints:
-                return list(self._endpoints)
-        found = list(self._settings.endpoints)
-        if self._settings.discovery_srv:
-            from datastore.discovery import discover
-
-            found = discover(self._settings.discovery_srv, patience.limit(CONNECT_SECONDS))
+            known = list(self._endpoints)
+            if known and not self._is_outdated:
+                return known
+        found = self._looked_up(known, patience)
         with self._lock:
-            self._endpoints = self._endpoints or found
+            if self._is_outdated or not self._endpoints:
+                self._endpoints, self._is_outdated = found, False
             return list(self._endpoints)
+
+    def _looked_up(self, known: list[str], patience: Patience) -> list[str]:
+        """Return the endpoints as DNS or the settings have them; those that are known where DNS does not answer."""
+        if not self._settings.discovery_srv:
+            return known or list(self._settings.endpoints)
+        from datastore.discovery import discover
+
+        try:
+            with patience.spending():
+                return discover(self._settings.discovery_srv, patience.limit(CONNECT_SECONDS))
+        except Unreachable:
+            if known:
+                return known
+            raise
+
+    def _look_up_anew(self, failures: dict[str, Failed]) -> None:
+        """Have the endpoints looked up before they are asked again, if all have failed: there may be others by now."""
+        with self._lock:
+            self._is_outdated |= failures.keys() >= set(self._endpoints)
 
     def _prefer_others(self, endpoint: str) -> None:
         with self._lock:
@@ -204,72 +227,93 @@ class Client:
                 self._endpoints.remove(endpoint)
                 self._endpoints.append(endpoint)
 
-    def _ask(self, endpoint: str, path: str, data: bytes, patience: Patience) -> Json:
-        """Ask one endpoint, with a new token where the old one is not taken any more. Raises _Failed, Refused etc."""
+    def _ask(self, endpoint: str, path: str, asked: Json, patience: Patience) -> Json:
+        """Ask one endpoint, with a new token where the old one is not taken any more. Raises Failed, Refused etc."""
         token = self._authenticated(endpoint, patience)
         try:
-            return self._exchange(endpoint, path, data, patience, token)
-        except _StaleToken:
+            return self._exchange(endpoint, path, asked, patience, token)
+        except StaleToken:
             with self._lock:
                 if self._token == token:
                     self._token = ""
         try:
-            return self._exchange(endpoint, path, data, patience, self._authenticated(endpoint, patience))
-        except _StaleToken as error:
+            return self._exchange(endpoint, path, asked, patience, self._authenticated(endpoint, patience))
+        except StaleToken as error:
             raise Refused(f"etcd at {endpoint} takes no token that it gave: {error}") from error
 
     def _authenticated(self, endpoint: str, patience: Patience) -> str:
-        """Return the token that a name and password are worth, empty where none is needed."""
+        """Return the token that a name and password are worth, empty where none is needed. Raises Failed, Refused."""
         name, password = self._settings.username, self._settings.password
         with self._lock:
             token = self._token
         if not name or token:
             return token
-        body = json.dumps({"name": name, "password": password}).encode()
+        asked = {"name": name, "password": password}
         try:
-            token = str(self._exchange(endpoint, AUTHENTICATE, body, patience, "").get("token", ""))
-        except _NoAuthentication:
+            token = self._exchange(endpoint, AUTHENTICATE, asked, patience, "").get("token", "")
+        except NoAuthentication:
             return ""
+        if not (isinstance(token, str) and token.isascii() and token.isprintable()):
+            raise Failed("gave something that is no token", sent=False)
         with self._lock:
             self._token = token
         return token
 
-    def _exchange(self, endpoint: str, path: str, data: bytes, patience: Patience, token: str) -> Json:
+    def _exchange(self, endpoint: str, path: str, asked: Json, patience: Patience, token: str) -> Json:
         """Send a request and return its answer."""
         connection = self._connected(endpoint, patience)
+        connection.within(patience.limit(ANSWER_SECONDS))
         try:
-            connection.sock.settimeout(patience.limit(ANSWER_SECONDS))
-            _send(connection, path, data, token)
-            response = connection.getresponse()
-            said = response.read()
-        except (OSError, http.client.HTTPException) as error:
+            status, said = connection.ask(path, json.dumps(asked).encode(), _headers(token))
+        except ERRORS as error:
             connection.close()
             self._broken(endpoint)
-            raise _Failed(_told(error), sent=True, lasting=_is_lasting(error)) from error
+            raise self._failed(error, sent=True) from error
         self._keep(endpoint, connection)
-        return _understood(endpoint, response.status, said)
+        return understood(endpoint, asked, status, said)
 
-    def _connected(self, endpoint: str, patience: Patience, new: bool = False) -> http.client.HTTPConnection:
-        """Return a connection, one that was kept or a new one. Raises _Failed, Refused."""
+    def _begun(self, endpoint: str, path: str, asked: Json, patience: Patience) -> Connection:
+        """Send a request and return its connection, which nothing is read from yet. Raises Failed, Refused."""
+        token = self._authenticated(endpoint, patience)
+        connection = self._connected(endpoint, patience, new=True)
+        connection.within(patience.limit(ANSWER_SECONDS))
+        try:
+            connection.request("POST", path, json.dumps(asked).encode(), {**_headers(token), **NEEDS_LEADER})
+        except ERRORS as error:
+            connection.close()
+            raise self._failed(error, sent=False) from error
+        return connection
+
+    def _connected(self, endpoint: str, patience: Patience, new: bool = False) -> Connection:
+        """Return a connection, one that was kept or a new one. Raises Failed, Refused."""
         with self._lock:
             kept = None if new else self._idle.get(endpoint)
             if kept:
                 return kept.pop()
-        url = urlsplit(endpoint)
-        limit = patience.limit(CONNECT_SECONDS)
-        connection = (
-            http.client.HTTPSConnection(url.hostname or "", url.port, timeout=limit, context=self._tls())
-            if url.scheme == "https" else http.client.HTTPConnection(url.hostname or "", url.port, timeout=limit)
-        )
+        context = self._tls() if endpoint.startswith("https:") else None
+        connection = None
         try:
+            connection = Connection(endpoint)
+            connection.within(patience.limit(CONNECT_SECONDS))
             connection.connect()
-        except OSError as error:
-            connection.close()
-            raise _Failed(_told(error), sent=False, lasting=_is_lasting(error)) from error
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context:
+                connection.within(patience.limit(CONNECT_SECONDS))
+                connection.secure(context)
+        except ERRORS as error:
+            if connection:
+                connection.close()
+            raise self._failed(error, sent=False) from error
         return connection
 
-    def _keep(self, endpoint: str, connection: http.client.HTTPConnection) -> None:
+    def _failed(self, error: Exception, sent: bool) -> Failed:
+        """Return what an error makes of an attempt. Certificates are read anew when it may be about them."""
+        lasting = is_lasting(error)
+        if lasting:
+            with self._lock:
+                self._context = None
+        return Failed(told(error), sent, lasting)
+
+    def _keep(self, endpoint: str, connection: Connection) -> None:
         if connection.sock is None:
             return  # the server ends it
         with self._lock:
@@ -288,79 +332,15 @@ class Client:
             connection.close()
 
     def _tls(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._context is None:
-                from datastore.tls import context_of
+        """Return the context of the certificates as they are now. Raises Refused."""
+        from datastore.tls import context_of, files_of
 
-                self._context = context_of(self._settings)
+        files = files_of(self._settings)
+        with self._lock:
+            if self._context is None or self._files != files:
+                self._context, self._files = context_of(self._settings), files
             return self._context
 
 
-class _StaleToken(Exception):
-    """A token has run out, or the server that gave it has begun anew."""
-
-
-class _NoAuthentication(Exception):
-    """The cluster asks nobody for a password."""
-
-
-def _send(
-    connection: http.client.HTTPConnection, path: str, data: bytes, token: str, more: Mapping[str, str] | None = None
-) -> None:
-    headers = {"Content-Type": "application/json", **(more or {}), **({"Authorization": token} if token else {})}
-    connection.request("POST", path, body=data, headers=headers)
-
-
-def _understood(endpoint: str, status: int, said: bytes) -> Json:
-    """Return the body of an answer. Raises what an error in it means."""
-    try:
-        body = json.loads(said)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise _Failed(f"answered {status} with what is no etcd's JSON: {said[:80]!r}", sent=True)
-    if status == 200 and "error" not in body:
-        return body
-    code, message = body.get("code"), str(body.get("message") or body.get("error"))
-    if code in PASSING or "too many requests" in message:
-        raise _Failed(message, sent=True)
-    if code == UNAUTHENTICATED:
-        raise _StaleToken(message)
-    if code == NOT_IN_A_STATE and "authentication is not enabled" in message:
-        raise _NoAuthentication
-    if code == OUT_OF_RANGE and "compacted" in message:
-        raise Compacted
-    if "too many operations" in message or "too large" in message or "larger than max" in message:
-        raise TooLarge(f"etcd at {endpoint}: {message}")
-    if "space exceeded" in message:
-        raise Unwritable(f"etcd at {endpoint} has no room left ({message}); give it more, then `etcdctl alarm disarm`")
-    raise Refused(f"etcd at {endpoint} refuses: {message}")
-
-
-def _is_lasting(error: Exception) -> bool:
-    """Tell whether an error is about certificates: it will be the same next time."""
-    import ssl
-
-    passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError)
-    return isinstance(error, ssl.SSLError) and not isinstance(error, passing)
-
-
-def _told(error: Exception) -> str:
-    """Return what happened as a phrase."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "closed the connection"
-    verify = getattr(error, "verify_message", "")
-    if verify:
-        return f"its certificate is not good: {verify}"
-    reason = getattr(error, "strerror", None) or getattr(error, "reason", None)
-    return str(reason or error) or type(error).__name__
-
-
-def _given_up(failures: dict[str, _Failed], doubtful: bool) -> Unwritable:
-    what = "; ".join(f"{endpoint}: {failed}" for endpoint, failed in failures.items())
-    if failures and all(failed.lasting for failed in failures.values()):
-        return Refused(f"etcd cannot be used as configured: {what}; look at certificates and keys")
-    rest = "; what was being written may have been" if doubtful else ""
-    return Unreachable(f"no etcd endpoint answered in time: {what}{rest}; try again when one is back")
+def _headers(token: str) -> dict[str, str]:
+    return {"Content-Type": "application/json", **({"Authorization": token} if token else {})}

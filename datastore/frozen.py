@@ -21,7 +21,10 @@ else:
 
 @dataclass_transform(frozen_default=True)
 def frozen(cls: type[T]) -> type[T]:
-    """Make `cls`, a class that only annotates its fields (defaults allowed), an immutable value."""
+    """Make `cls`, a class that only annotates its fields (defaults allowed), an immutable value.
+
+    A `__repr__` of its own is kept, as dataclasses do: for what has secrets.
+    """
     names = tuple(cls.__annotations__)
     known = frozenset(names)
     defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
@@ -53,7 +56,8 @@ def frozen(cls: type[T]) -> type[T]:
 
     methods: dict[str, Any] = {
         "__init__": init, "__setattr__": refuse, "__delattr__": refuse,
-        "__eq__": equal, "__hash__": lambda self: hash(key(self)), "__repr__": show,
+        "__eq__": equal, "__hash__": lambda self: hash(key(self)),
+        "__repr__": vars(cls).get("__repr__", show),
     }
     for name, method in methods.items():
         setattr(cls, name, method)

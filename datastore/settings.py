@@ -25,6 +25,7 @@ CA_CERT, CERT, KEY = "ca_cert", "cert", "key"
 USERNAME, PASSWORD = "username", "password"
 NAMES = (ENDPOINTS, AUTHORITY, SCHEME, DISCOVERY_SRV, CA_CERT_FILE, CERT_FILE, KEY_FILE, CA_CERT, CERT, KEY,
          USERNAME, PASSWORD)
+SECRETS = (KEY, PASSWORD)
 PLACES = (ENDPOINTS, DISCOVERY_SRV, AUTHORITY)  # whoever says one of these, and no kind, means etcd
 
 
@@ -49,6 +50,11 @@ class Etcd:
     key: str = ""
     username: str = ""
     password: str = ""
+
+    def __repr__(self) -> str:
+        """Return the settings for people to read, with nothing of what only etcd may be shown."""
+        shown = {name: "..." if value and name in SECRETS else value for name, value in vars(self).items()}
+        return f"Etcd({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 @frozen
@@ -120,6 +126,8 @@ def _has(texts: Mapping[str, str], name: str) -> bool:
 
 def _endpoints(listed: str, scheme: str, authority: str, spelt: Callable[[str], str]) -> tuple[str, ...]:
     """Return the URLs of a list with commas between; else what the older scheme and authority say."""
+    if "@" in listed:  # before it is split: a password may have a comma
+        raise _bad_endpoint(listed, spelt(ENDPOINTS))
     if listed:
         items = [item.strip() for item in listed.split(",") if item.strip()]
         return tuple(endpoint(item, spelt(ENDPOINTS)) for item in items or [listed])
@@ -139,8 +147,18 @@ def endpoint(url: str, said: str) -> str:
     is_address = _is_bracketed(host) if set(host) & set("[]:") else host
     if not (found and scheme in SCHEMES and is_plain and is_address and port.isdigit()
             and port.isascii() and 0 < int(port) < 65536):
-        raise BadSettings(f"{said} has {url!r}: expected e.g. https://10.0.0.1:2379, with commas between several")
+        raise _bad_endpoint(url, said)
     return f"{scheme}://{host}:{int(port)}"
+
+
+def _bad_endpoint(url: str, said: str) -> BadSettings:
+    """Return the error that names an endpoint, or a list of them, without what is before an '@': it is a password."""
+    before, at, after = url.rpartition("@")
+    scheme, found, _ = before.partition("://")
+    shown = f"{scheme if found else ''}{found}...{at}{after}" if at else url
+    advice = "; name and password are settings of their own" if at else ""
+    return BadSettings(
+        f"{said} has {shown!r}: expected e.g. https://10.0.0.1:2379, with commas between several{advice}")
 
 
 def _is_bracketed(host: str) -> bool:

@@ -33,6 +33,19 @@ def context_of(settings: Etcd) -> ssl.SSLContext:
     return context
 
 
+def files_of(settings: Etcd) -> tuple[tuple[int, int, int] | None, ...]:
+    """Return what changes when a file of the settings is written, or replaced; None for one that is not there."""
+    return tuple(_state(path) for path in (settings.ca_cert_file, settings.cert_file, settings.key_file) if path)
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def _trusting(settings: Etcd) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=settings.ca_cert_file or None, cadata=settings.ca_cert or None)

@@ -49,6 +49,18 @@ def test_behaviour(kind: Any) -> None:
             kind(*arguments, **dict(fields))
 
 
+@pytest.mark.parametrize("decorate", [frozen, dataclasses.dataclass(frozen=True)], ids=["frozen", "dataclass"])
+def test_a_text_of_its_own(decorate: Any) -> None:
+    """A class that says itself what it looks like is taken at its word."""
+    class Secret:
+        word: str
+
+        def __repr__(self) -> str:
+            return "Secret(...)"
+
+    assert repr(decorate(Secret)("x")) == "Secret(...)"
+
+
 def test_replace() -> None:
     """A copy with changes leaves the original alone, and knows its fields."""
     kind = KINDS[0]
