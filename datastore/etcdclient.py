@@ -39,6 +39,7 @@ __all__ = ["Answer", "Client", "Compacted", "Patience", "TooLarge"]
 CONNECT_SECONDS = 3.0  # for TCP, and again for TLS: with half a second each way that is still enough
 ANSWER_SECONDS = 5.0  # then another endpoint is asked: this one may be paused, or have lost the others
 LAST_SECONDS = 1.0  # for each further call once patience is at its end
+FIRST_SHARE = 2 / 3  # of what is left, for the endpoint that is asked while there are others: it answered last
 MOST_OVERSPENT = 10.0  # with so much more than there was nobody is asked any more
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5  # between rounds through the endpoints
 MOST_IDLE = 64  # connections kept for each endpoint
@@ -81,7 +82,7 @@ class Patience:
 
     def limit(self, most: float) -> float:
         """Return how long a step may last that should not last longer than `most`, nor its attempt than its share."""
-        share = (self.left if self.left > 0 else LAST_SECONDS) / (1 + self.others)
+        share = (self.left if self.left > 0 else LAST_SECONDS) * (FIRST_SHARE if self.others else 1)
         return max(SHORTEST, min(most, share - self._used()))
 
     def require(self) -> None:

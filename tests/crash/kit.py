@@ -132,7 +132,7 @@ def recovers(host: Host, live: dict[str, str], in_flight: str) -> None:
     """
     datastore, found = host.datastore, findings(host.datastore)
     assert expected(found, in_flight), found
-    assert subjects_of_audit(host) == {text.split()[1] for text in found}, found
+    assert subjects_of_audit(host) == {text.split()[1] for text in found}, (found, subjects_of_audit(host))
     kept = {address: holder for address, holder in held(datastore).items() if holder != in_flight}
     assert kept == live
     before = held(datastore)
@@ -148,7 +148,7 @@ def recovers(host: Host, live: dict[str, str], in_flight: str) -> None:
     assert held(datastore) == live
     found = findings(datastore)
     assert [text for text in found if UNFINISHED not in text] == []
-    assert subjects_of_audit(host) == {text.split()[1] for text in found}, found
+    assert subjects_of_audit(host) == {text.split()[1] for text in found}, (found, subjects_of_audit(host))
 
 
 def starts_anew(host: Host, first: str, kept: dict[str, str], in_flight: str = "") -> None:

@@ -103,6 +103,8 @@ class Reading:
                 self.findings.append(f"affinity {key} {UNFINISHED}")
             elif block is None:
                 self.findings.append(f"affinity {key} has no block")
+            elif block["affinity"] != f"host:{node}":
+                self.findings.append(f"affinity {key} of a block of {block['affinity']} {UNFINISHED}")
             if block is not None and block["affinity"] == f"host:{node}":
                 owned.add(cidr)
         for cidr, block in sorted(self.blocks.items()):

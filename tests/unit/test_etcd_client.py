@@ -47,7 +47,7 @@ def _mute() -> Iterator[list[str]]:
 def test_the_last_of_several_is_asked(cluster: Cluster, mute: list[str]) -> None:
     """Little patience is shared among all endpoints, so that the one that answers is asked, and first the next time."""
     client = Client(Etcd(endpoints=(*mute, cluster.members[0].url)))
-    assert "version" in client.call(STATUS, {}, Patience(2)).body
+    assert "version" in client.call(STATUS, {}, Patience(6)).body
     patience = Patience(2)
     assert "version" in client.call(STATUS, {}, patience).body
     assert patience.left == 2
