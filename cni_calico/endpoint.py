@@ -34,12 +34,15 @@ class Found:
     revision: int
 
 
-def save(store: Store, node: str, args: Args, wire: Wire, wired: Wired) -> None:
-    """Record a wired pod; a record left over from an attachment of the same name is replaced. Raises StoreError."""
+def save(store: Store, node: str, args: Args, wire: Wire, wired: Wired, is_remote: bool) -> None:
+    """Record a wired pod; a record left over from an attachment of the same name is replaced. Raises StoreError.
+
+    is_remote: whether a write may be late, and carried out when the pod has gone: it is made to depend on its handle.
+    """
     endpoint = endpoint_for(node, args.pod, args.namespace, wire.attachment, tuple(map(str, wire.addresses)))
     endpoint = replace(endpoint, mac=wired.pod_mac, source_table=wired.source_table)
     key = keys.workload_endpoint(endpoint.namespace, endpoint.name)
-    handle = handle_record(store, attachment_of(endpoint).owner({}).handle_id)
+    handle = handle_record(store, attachment_of(endpoint).owner({}).handle_id) if is_remote else None
     given = [Change(handle.key, None, handle.revision, keep=True)] if handle else []
     try:
         store.commit(*given, Change(key, endpoint_json(endpoint), None))

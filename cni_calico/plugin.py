@@ -58,7 +58,8 @@ def add(call: Call) -> Result:
         call.world.lap("wiring")
         call.log.debug("wired", host=call.attachment.host_ifname, mac=wired.pod_mac, mtu=wired.mtu)
         undo.push(lambda: endpoint.forget(store, _find(call, store, call.attachment)))
-        call.world.give(store, lambda at: endpoint.save(at, name, call.args, wire, wired))
+        is_remote = call.conf.datastore.kind != FILE
+        call.world.give(store, lambda at: endpoint.save(at, name, call.args, wire, wired, is_remote))
         call.world.lap("record")
         result = _result(call, given, wire, wired)
         call.answer(result)

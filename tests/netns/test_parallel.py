@@ -45,15 +45,20 @@ def test_more_pods_than_addresses(machine: Machine) -> None:
 
 
 def test_the_same_pod_added_many_times_at_once(machine: Machine) -> None:
-    """Of ten parallel ADDs of one pod one succeeds, and its address and wire stay whole."""
+    """Of ten parallel ADDs of one pod one succeeds, and its address and wire stay whole.
+
+    Where an agent was killed between its answer and hearing that it was taken, the next ADD does it anew.
+    """
     pod = machine.pod()
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda _: machine.call("ADD", pod), range(10)))
     won = [answer.ok for answer in answers if answer.code == 0]
-    assert len(won) == 1
-    pod.results["eth0"] = won[0]
+    assert len(won) == 1 or (machine.verbs_are_killed and won)
+    held = list(machine.allocated())
+    standing = [result for result in won if [ip["address"].partition("/")[0] for ip in result["ips"]] == held]
+    assert len(standing) == 1
+    pod.results["eth0"] = standing[0]
     assert machine.check(pod).ok == {}
-    assert list(machine.allocated()) == pod.addresses()
     machine.delete(pod)
     assert machine.left() == []
 
