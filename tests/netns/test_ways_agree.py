@@ -135,7 +135,7 @@ def configurations(site: Recorder) -> None:
     """Each key with values it cannot have."""
     odd: dict[str, list[object]] = {
         "mtu": ["x", -1, 1, 1e9, 1.5, True], "num_queues": [0, "x", 10**9], "nodename": [7, "a/b"],
-        "nodename_file": ["/nonexistent", 7], "datastore_type": ["etcdv3", "kubernetes", "x", 7],
+        "nodename_file": ["/nonexistent", 7], "datastore_type": ["etcd", "kubernetes", "x", 7], "etcd_endpoints": ["nonsense", 7],
         "datastore_dir": ["relative", 7, "/proc/nowhere", "/etc/passwd", "/dev/null/x"],
         "dns": ["x", {"nameservers": "x"}],
         "runtimeConfig": [7, {"ips": ["x"]}, {"mac": "x"}, {"ips": "10.7.0.1"}, {"MAC": "01:00:5e:00:00:01"}],
@@ -393,7 +393,7 @@ def absent(site: Recorder) -> None:
     """DEL of what never was, with a configuration that nobody else would take."""
     pod = site.pod()
     odd: list[Json] = [{}, {"ipam": {"type": "calico-ipam", "ipv4_pools": 7}}, {"prevResult": "odd", "mtu": "x"},
-                       {"nodename": "renamed"}, {"cniVersion": "0.1.0"}, {"datastore_type": "etcdv3"},
+                       {"nodename": "renamed"}, {"cniVersion": "0.1.0"}, {"datastore_type": "etcd"},
                        {"runtimeConfig": 7}]
     for more in odd:
         for plugin in BOTH:
