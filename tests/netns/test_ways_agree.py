@@ -135,7 +135,8 @@ def configurations(site: Recorder) -> None:
     """Each key with values it cannot have."""
     odd: dict[str, list[object]] = {
         "mtu": ["x", -1, 1, 1e9, 1.5, True], "num_queues": [0, "x", 10**9], "nodename": [7, "a/b"],
-        "nodename_file": ["/nonexistent", 7], "datastore_type": ["etcd", "kubernetes", "x", 7], "etcd_endpoints": ["nonsense", 7],
+        "nodename_file": ["/nonexistent", 7], "datastore_type": ["etcd", "kubernetes", "x", 7],
+        "etcd_endpoints": ["nonsense", 7],
         "datastore_dir": ["relative", 7, "/proc/nowhere", "/etc/passwd", "/dev/null/x"],
         "dns": ["x", {"nameservers": "x"}],
         "runtimeConfig": [7, {"ips": ["x"]}, {"mac": "x"}, {"ips": "10.7.0.1"}, {"MAC": "01:00:5e:00:00:01"}],
