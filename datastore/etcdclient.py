@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from contextlib import contextmanager
 from threading import Lock
 
@@ -29,7 +30,7 @@ from datastore.etcdstream import lines
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from datastore.api import Json
     from datastore.settings import Etcd
@@ -118,6 +119,7 @@ class Client:
         self._settings = settings
         self._lock = Lock()
         self._idle: dict[str, list[Connection]] = {}
+        weakref.finalize(self, _end, self._idle)  # with the last store that had the client; before they are collected
         self._endpoints: list[str] = []
         self._is_outdated = False  # the list of endpoints, perhaps: none of them served
         self._token = ""
@@ -182,14 +184,9 @@ class Client:
     def close(self) -> None:
         """End the connections that are idle."""
         with self._lock:
-            idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
-
-    def __del__(self) -> None:
-        """End the connections with the last store that had the client."""
-        self.close()
+            idle = dict(self._idle)
+            self._idle.clear()
+        _end(idle)
 
     def _in_turn(self, patience: Patience) -> list[str]:
         """Return the endpoints, the one that answered last first. Raises Unreachable when they cannot be looked up."""
@@ -345,3 +342,9 @@ class Client:
 
 def _headers(token: str) -> dict[str, str]:
     return {"Content-Type": "application/json", **({"Authorization": token} if token else {})}
+
+
+def _end(idle: Mapping[str, list[Connection]]) -> None:
+    for connections in idle.values():
+        for connection in connections:
+            connection.close()
