@@ -582,7 +582,7 @@ def test_the_command_while_host_local_is_still_used(host: Host) -> None:
     (["--bogus"], {}, 2, "unrecognized arguments"),
     (["-o", "yaml"], {}, 2, "invalid choice"),
     ([], {"CALICO_DATASTORE_DIR": "relative"}, 1, "expected an absolute path"),
-    ([], {"DATASTORE_TYPE": "etcdv3"}, 1, "etcdv3"),
+    ([], {"DATASTORE_TYPE": "kubernetes"}, 1, "kubernetes"),
     ([], {"CALICO_DATASTORE_DIR": "/dev/null/x"}, 1, "calico-ipam: error: "),
     ([], {"NODENAME": "a/b"}, 1, "node name"),
     (["-h"], {}, 0, ""),
