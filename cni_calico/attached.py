@@ -11,7 +11,7 @@ from cni_calico.version import VERSION
 from datastore import keys
 from datastore.api import Busy
 from datastore.cluster import initialised, require_ready
-from datastore.settings import ETCD
+from datastore.settings import ETCD, FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def attached(call: Call, store: Store) -> Iterator[Held]:
 
 
 def _prepare(call: Call, store: Store) -> None:
-    """Tell the store what is about to be read; a DEL does without where the node has no name."""
+    """Tell a store to which each read is a round trip what is about to be read; a DEL does without a node's name."""
+    if call.conf.datastore.kind == FILE:
+        return
     try:
         name = node.name(call.conf)
     except CniError:

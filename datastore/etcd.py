@@ -25,7 +25,6 @@ from datastore.etcdtxn import (
     revisions_in,
     unchanged,
 )
-from datastore.filename import name_of
 from datastore.highwater import HighWater, Seen
 from datastore.holds import Holds
 from datastore.jsontext import dumps
@@ -89,7 +88,7 @@ class EtcdStore:
         self._others = frozenset[str]()  # what those read who share with this one
         self._revision = 0  # of the latest answer
         self._high_water = HighWater(os.path.join(os.path.dirname(lock_file), "etcd-seen"))
-        self._mark, self._mark_name = Seen(), ""
+        self._mark_name = ""  # under which this node keeps what it has seen
         self._seen: dict[str, Json] = {}  # what get and records gave
         self._breaks = client.breaks
         self._patience = Patience(seconds)
@@ -188,8 +187,8 @@ class EtcdStore:
         """
         self._node, self._names = node, self._names | set(names)
         before, self._revision = self._high_water.all(), 0
-        marks = [seen for name, seen in before.items() if seen.block and name.endswith(name_of(f"-{node}"))]
-        revisions = self._prepare(node, sorted(self._names), [seen.block for seen in marks])
+        marks = dict.fromkeys(seen.block for seen in before.values() if seen.block)
+        revisions = self._prepare(node, sorted(self._names), list(marks))
         self._mark_name = self._name_of_mark()
         mark = before.get(self._mark_name, Seen())
         now = revisions.get(mark.block, mark.block_revision)  # one that is gone tells nothing
@@ -330,13 +329,12 @@ class EtcdStore:
         return self._transact([*kept, *(unchanged(key, revision) for key, _, revision in changes)],
                               [operation(key, value) for key, value, _ in changes], changes)
 
-    def _transact(
-        self, compare: list[Json], success: list[Json], changes: Sequence[Written]
-    ) -> int:
-        if len(success) > MOST_CHANGES:
-            raise TooLarge(f"{len(success)} changes in one transaction: etcd takes {MOST_CHANGES}")
-        failure = [{"request_range": {"key": b64(key)}} for key, _, _ in changes]
+    def _transact(self, compare: list[Json], success: list[Json], changes: Sequence[Written]) -> int:
         compare = [*compare, *self._open_still(changes)]
+        if max(len(compare), len(success)) > MOST_CHANGES:
+            raise TooLarge(f"{len(success)} changes that depend on {len(compare)} records, in one transaction: etcd "
+                           f"takes {MOST_CHANGES} of each")
+        failure = [{"request_range": {"key": b64(key)}} for key, _, _ in changes]
         body = {"compare": compare, "success": success, "failure": failure}
         again = {**body, "compare": [*compare, *self._as_read(compare)]}
         try:
@@ -352,7 +350,6 @@ class EtcdStore:
         if answer.doubtful:
             return own_revision(changes, now)
         raise refusal(changes, now)
-
 
     def _open_still(self, changes: Sequence[Written]) -> list[Json]:
         """Return the comparison by which a datastore that was closed meanwhile gets no more allocations."""

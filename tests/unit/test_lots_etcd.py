@@ -87,8 +87,8 @@ def test_an_old_look_at_a_block_frees_nothing_of_a_new_handle(house: House) -> N
     assert house.held() == ["net.before"]
 
 
-def test_a_hundred_at_once(house: House) -> None:
-    """Lots as large as they come: all are given an address of their own, and all are freed, in few transactions."""
+def test_a_lot_as_large_as_they_come(house: House) -> None:
+    """All members are given an address of their own, and all are freed, though one transaction may not hold them."""
     names = [f"c{number}" for number in range(60)]
     asked = [(house.prepared(name), partial(assign, request=Request(NODE, owner(name)))) for name in names]
     given = [item.address for each in _carry_out(house.store, _giving, asked) for item in each]
